@@ -1,0 +1,2 @@
+//! The ABI of skerry modules, and the SDK to write them.
+pub mod wire;

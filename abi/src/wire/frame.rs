@@ -1,0 +1,733 @@
+//! The frames of the link between the runtime and a module host. The one owner of this format:
+//! both sides encode and decode here. Must never trust a length or a tag that it reads.
+//!
+//! Every frame is `u32 length of what follows | u8 kind | payload`, little endian. Many frames
+//! travel in one write. Strings and byte fields are `u32 length | bytes`, except that the last
+//! field of a frame that carries a record is the rest of the frame.
+
+use std::fmt;
+
+/// The version both sides say in `Hello`. A difference ends the link before anything else is read.
+pub const LINK_VERSION: u16 = 1;
+/// Longest frame, bytes after the length field: a largest message with room for its envelope.
+pub const FRAME_BYTES_MAX: usize = 512 * 1024;
+
+const LENGTH: usize = 4;
+
+/// What became of a message, as its sender is told. Everything but `Refused` is safe in the sense of the
+/// hub's promise: it is on disk, or every endpoint is done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Outcome {
+    /// Every endpoint has acknowledged it.
+    Delivered = 0,
+    /// On disk, synced, for every endpoint that has not acknowledged it.
+    Durable = 1,
+    /// No route led anywhere; it was dropped and counted.
+    NoRoute = 2,
+    /// Its time to live ended at an endpoint before it was delivered.
+    Expired = 3,
+    /// Made to give way at the quota of the store.
+    Evicted = 4,
+    /// Its endpoint's module was removed.
+    Removed = 5,
+    /// An endpoint refused it too often; it lies in the dead letters.
+    DeadLettered = 6,
+    /// Not taken: the reason says why. It is nowhere; the sender still has it.
+    Refused = 7,
+}
+
+/// How a consumer ended one delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Completion {
+    /// Done with it. It settles when everything that was sent while handling it is safe.
+    Done = 0,
+    /// The module refused it: counted, and delivered again.
+    Refused = 1,
+    /// Given back untouched, because an earlier message of its queue was refused or the instance stops. Not counted.
+    Returned = 2,
+}
+
+/// Where a module was when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum FailureKind {
+    /// The image could not be opened or its ABI does not fit.
+    Image = 0,
+    /// `start` returned an error or panicked.
+    Start = 1,
+    /// A thread that was started with `Context::spawn` panicked.
+    Thread = 2,
+    /// The module asked to be restarted (`Context::fail`).
+    Asked = 3,
+    /// The host could not confine itself as it was told to.
+    Confinement = 4,
+}
+
+/// Runtime to host.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToHost<'a> {
+    /// First frame. Ids, and the window of messages that may be unacknowledged.
+    Hello {
+        link_version: u16,
+        device: &'a str,
+        module: &'a str,
+        generation: u64,
+        credit_messages: u32,
+        credit_bytes: u64,
+    },
+    /// Second frame, after the host's own `Hello`: open the image and start. Documents are JSON objects.
+    Start {
+        desired_version: u64,
+        desired: &'a str,
+        reported_version: u64,
+        reported: &'a str,
+        state_dir: &'a str,
+    },
+    /// `id`s of one link count up by one from 1. `queue` names the queue for redelivery, `input` is an index into the image's inputs.
+    Deliver {
+        id: u64,
+        queue: u32,
+        input: u16,
+        attempts: u16,
+        enqueued_ms: i64,
+        source_module: &'a str,
+        source_output: &'a str,
+        record: &'a [u8],
+    },
+    /// The messages with tickets `first .. first + count` came to `outcome`. `reason` is empty unless refused.
+    Settled {
+        first: u64,
+        count: u32,
+        outcome: Outcome,
+        reason: &'a str,
+    },
+    /// The window from now on.
+    Credit {
+        messages: u32,
+        bytes: u64,
+    },
+    /// The whole desired section; comes before every message that was delivered after the change.
+    Desired {
+        version: u64,
+        desired: &'a str,
+    },
+    /// The answer to `Report`: an HTTP-like status, the new version, and a reason when refused.
+    Reported {
+        rid: u64,
+        status: u16,
+        version: u64,
+        reason: &'a str,
+    },
+    Method {
+        rid: u64,
+        name: &'a str,
+        payload: &'a [u8],
+        timeout_ms: u32,
+    },
+    /// The answer to `Sign`: a digest, or an error when the digest is empty.
+    Signed {
+        rid: u64,
+        digest: &'a [u8],
+        error: &'a str,
+    },
+    Ping {
+        n: u64,
+    },
+    /// Finish the callback in progress, call `stop`, answer `Stopped` and exit, all within the time.
+    Stop {
+        grace_ms: u32,
+    },
+}
+
+/// Host to runtime.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FromHost<'a> {
+    Hello {
+        link_version: u16,
+        sdk_version: &'a str,
+        isolation: &'a str,
+    },
+    /// `start` returned.
+    Started,
+    /// `ticket`s of one link count up by one from 1. `parents` are the deliveries whose completion waits for this message.
+    Publish {
+        ticket: u64,
+        output: u16,
+        now: bool,
+        parents: Parents<'a>,
+        record: &'a [u8],
+    },
+    /// The deliveries `first .. first + count` ended. `reason` is empty unless refused.
+    Complete {
+        first: u64,
+        count: u32,
+        completion: Completion,
+        reason: &'a str,
+    },
+    /// A merge patch for the reported section.
+    Report {
+        rid: u64,
+        patch: &'a str,
+    },
+    MethodAnswer {
+        rid: u64,
+        status: i32,
+        payload: &'a [u8],
+    },
+    Sign {
+        rid: u64,
+        data: &'a [u8],
+    },
+    /// `level` as in the `log` crate: 1 error to 5 trace. `time_ms` is wall time since 1970.
+    Log {
+        level: u8,
+        time_ms: i64,
+        target: &'a str,
+        text: &'a str,
+    },
+    /// Last words; the host exits after them.
+    Failed {
+        kind: FailureKind,
+        text: &'a str,
+    },
+    Pong {
+        n: u64,
+    },
+    Stopped,
+    /// A callback panicked (and was caught). `delivery` is the message in progress or 0.
+    Panicked {
+        delivery: u64,
+        text: &'a str,
+    },
+}
+
+/// A list of delivery ids inside a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Parents<'a>(&'a [u8]);
+
+impl<'a> Parents<'a> {
+    pub const NONE: Parents<'static> = Parents(&[]);
+
+    pub fn iter(&self) -> impl Iterator<Item = u64> + 'a {
+        self.0.chunks_exact(8).map(|c| u64::from_le_bytes([c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]]))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len() / 8
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Parents<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// What is wrong with bytes that should be a frame. The link can not go on after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    TooLong { bytes: usize },
+    Kind(u8),
+    Short { kind: u8 },
+    Text { kind: u8 },
+    Tag { kind: u8, value: u8 },
+    Trailing { kind: u8 },
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FrameError::TooLong { bytes } => write!(f, "frame of {bytes} bytes, the limit is {FRAME_BYTES_MAX}"),
+            FrameError::Kind(kind) => write!(f, "unknown frame kind {kind}"),
+            FrameError::Short { kind } => write!(f, "frame of kind {kind} ends early"),
+            FrameError::Text { kind } => write!(f, "frame of kind {kind} holds text that is not UTF-8"),
+            FrameError::Tag { kind, value } => write!(f, "frame of kind {kind} holds the unknown tag {value}"),
+            FrameError::Trailing { kind } => write!(f, "frame of kind {kind} has bytes after its last field"),
+        }
+    }
+}
+
+impl std::error::Error for FrameError {}
+
+/// Takes the first whole frame (kind and payload, without its length) off `bytes`.
+/// `Ok(None)`: more bytes are needed.
+pub fn split<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, FrameError> {
+    let Some(head) = bytes.get(..LENGTH) else { return Ok(None) };
+    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    if length == 0 || length > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLong { bytes: length });
+    }
+    let Some(frame) = bytes.get(LENGTH..LENGTH + length) else { return Ok(None) };
+    *bytes = &bytes[LENGTH + length..];
+    Ok(Some(frame))
+}
+
+mod kind {
+    pub const HELLO: u8 = 1;
+    pub const START: u8 = 2;
+    pub const DELIVER: u8 = 3;
+    pub const SETTLED: u8 = 4;
+    pub const CREDIT: u8 = 5;
+    pub const DESIRED: u8 = 6;
+    pub const REPORTED: u8 = 7;
+    pub const METHOD: u8 = 8;
+    pub const SIGNED: u8 = 9;
+    pub const PING: u8 = 10;
+    pub const STOP: u8 = 11;
+
+    pub const HOST_HELLO: u8 = 65;
+    pub const STARTED: u8 = 66;
+    pub const PUBLISH: u8 = 67;
+    pub const COMPLETE: u8 = 68;
+    pub const REPORT: u8 = 69;
+    pub const METHOD_ANSWER: u8 = 70;
+    pub const SIGN: u8 = 71;
+    pub const LOG: u8 = 72;
+    pub const FAILED: u8 = 73;
+    pub const PONG: u8 = 74;
+    pub const STOPPED: u8 = 75;
+    pub const PANICKED: u8 = 76;
+}
+
+impl<'a> ToHost<'a> {
+    /// Appends the frame to `out`.
+    #[inline]
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut w = Out::new(out);
+        match *self {
+            ToHost::Hello { link_version, device, module, generation, credit_messages, credit_bytes } => {
+                w.kind(kind::HELLO).u16(link_version).text(device).text(module).u64(generation);
+                w.u32(credit_messages).u64(credit_bytes);
+            }
+            ToHost::Start { desired_version, desired, reported_version, reported, state_dir } => {
+                w.kind(kind::START).u64(desired_version).text(desired).u64(reported_version).text(reported);
+                w.text(state_dir);
+            }
+            ToHost::Deliver { id, queue, input, attempts, enqueued_ms, source_module, source_output, record } => {
+                w.kind(kind::DELIVER).u64(id).u32(queue).u16(input).u16(attempts).u64(enqueued_ms as u64);
+                w.text(source_module).text(source_output).rest(record);
+            }
+            ToHost::Settled { first, count, outcome, reason } => {
+                w.kind(kind::SETTLED).u64(first).u32(count).u8(outcome as u8).text(reason);
+            }
+            ToHost::Credit { messages, bytes } => {
+                w.kind(kind::CREDIT).u32(messages).u64(bytes);
+            }
+            ToHost::Desired { version, desired } => {
+                w.kind(kind::DESIRED).u64(version).text(desired);
+            }
+            ToHost::Reported { rid, status, version, reason } => {
+                w.kind(kind::REPORTED).u64(rid).u16(status).u64(version).text(reason);
+            }
+            ToHost::Method { rid, name, payload, timeout_ms } => {
+                w.kind(kind::METHOD).u64(rid).text(name).bytes(payload).u32(timeout_ms);
+            }
+            ToHost::Signed { rid, digest, error } => {
+                w.kind(kind::SIGNED).u64(rid).bytes(digest).text(error);
+            }
+            ToHost::Ping { n } => {
+                w.kind(kind::PING).u64(n);
+            }
+            ToHost::Stop { grace_ms } => {
+                w.kind(kind::STOP).u32(grace_ms);
+            }
+        }
+        w.end();
+    }
+
+    /// Decodes what `split` took.
+    #[inline]
+    pub fn decode(frame: &'a [u8]) -> Result<ToHost<'a>, FrameError> {
+        let mut r = In::new(frame)?;
+        let decoded = match r.kind {
+            kind::HELLO => ToHost::Hello {
+                link_version: r.u16()?,
+                device: r.text()?,
+                module: r.text()?,
+                generation: r.u64()?,
+                credit_messages: r.u32()?,
+                credit_bytes: r.u64()?,
+            },
+            kind::START => ToHost::Start {
+                desired_version: r.u64()?,
+                desired: r.text()?,
+                reported_version: r.u64()?,
+                reported: r.text()?,
+                state_dir: r.text()?,
+            },
+            kind::DELIVER => ToHost::Deliver {
+                id: r.u64()?,
+                queue: r.u32()?,
+                input: r.u16()?,
+                attempts: r.u16()?,
+                enqueued_ms: r.u64()? as i64,
+                source_module: r.text()?,
+                source_output: r.text()?,
+                record: r.rest(),
+            },
+            kind::SETTLED => {
+                ToHost::Settled { first: r.u64()?, count: r.u32()?, outcome: r.tag(outcome_from)?, reason: r.text()? }
+            }
+            kind::CREDIT => ToHost::Credit { messages: r.u32()?, bytes: r.u64()? },
+            kind::DESIRED => ToHost::Desired { version: r.u64()?, desired: r.text()? },
+            kind::REPORTED => {
+                ToHost::Reported { rid: r.u64()?, status: r.u16()?, version: r.u64()?, reason: r.text()? }
+            }
+            kind::METHOD => {
+                ToHost::Method { rid: r.u64()?, name: r.text()?, payload: r.bytes()?, timeout_ms: r.u32()? }
+            }
+            kind::SIGNED => ToHost::Signed { rid: r.u64()?, digest: r.bytes()?, error: r.text()? },
+            kind::PING => ToHost::Ping { n: r.u64()? },
+            kind::STOP => ToHost::Stop { grace_ms: r.u32()? },
+            other => return Err(FrameError::Kind(other)),
+        };
+        r.end()?;
+        Ok(decoded)
+    }
+}
+
+impl<'a> FromHost<'a> {
+    /// Appends the frame to `out`. `Publish` goes through [`publish`], which writes the record in place.
+    #[inline]
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut w = Out::new(out);
+        match *self {
+            FromHost::Hello { link_version, sdk_version, isolation } => {
+                w.kind(kind::HOST_HELLO).u16(link_version).text(sdk_version).text(isolation);
+            }
+            FromHost::Started => {
+                w.kind(kind::STARTED);
+            }
+            FromHost::Publish { ticket, output, now, parents, record } => {
+                w.kind(kind::PUBLISH).u64(ticket).u16(output).u8(u8::from(now)).bytes(parents.0).rest(record);
+            }
+            FromHost::Complete { first, count, completion, reason } => {
+                w.kind(kind::COMPLETE).u64(first).u32(count).u8(completion as u8).text(reason);
+            }
+            FromHost::Report { rid, patch } => {
+                w.kind(kind::REPORT).u64(rid).text(patch);
+            }
+            FromHost::MethodAnswer { rid, status, payload } => {
+                w.kind(kind::METHOD_ANSWER).u64(rid).u32(status as u32).bytes(payload);
+            }
+            FromHost::Sign { rid, data } => {
+                w.kind(kind::SIGN).u64(rid).bytes(data);
+            }
+            FromHost::Log { level, time_ms, target, text } => {
+                w.kind(kind::LOG).u8(level).u64(time_ms as u64).text(target).text(text);
+            }
+            FromHost::Failed { kind: failure, text } => {
+                w.kind(kind::FAILED).u8(failure as u8).text(text);
+            }
+            FromHost::Pong { n } => {
+                w.kind(kind::PONG).u64(n);
+            }
+            FromHost::Stopped => {
+                w.kind(kind::STOPPED);
+            }
+            FromHost::Panicked { delivery, text } => {
+                w.kind(kind::PANICKED).u64(delivery).text(text);
+            }
+        }
+        w.end();
+    }
+
+    /// Decodes what `split` took.
+    #[inline]
+    pub fn decode(frame: &'a [u8]) -> Result<FromHost<'a>, FrameError> {
+        let mut r = In::new(frame)?;
+        let decoded = match r.kind {
+            kind::PUBLISH => FromHost::Publish {
+                ticket: r.u64()?,
+                output: r.u16()?,
+                now: r.u8()? != 0,
+                parents: {
+                    let ids = r.bytes()?;
+                    if ids.len() % 8 != 0 {
+                        return Err(FrameError::Short { kind: kind::PUBLISH });
+                    }
+                    Parents(ids)
+                },
+                record: r.rest(),
+            },
+            kind::COMPLETE => FromHost::Complete {
+                first: r.u64()?,
+                count: r.u32()?,
+                completion: r.tag(completion_from)?,
+                reason: r.text()?,
+            },
+            kind::HOST_HELLO => {
+                FromHost::Hello { link_version: r.u16()?, sdk_version: r.text()?, isolation: r.text()? }
+            }
+            kind::STARTED => FromHost::Started,
+            kind::REPORT => FromHost::Report { rid: r.u64()?, patch: r.text()? },
+            kind::METHOD_ANSWER => {
+                FromHost::MethodAnswer { rid: r.u64()?, status: r.u32()? as i32, payload: r.bytes()? }
+            }
+            kind::SIGN => FromHost::Sign { rid: r.u64()?, data: r.bytes()? },
+            kind::LOG => FromHost::Log { level: r.u8()?, time_ms: r.u64()? as i64, target: r.text()?, text: r.text()? },
+            kind::FAILED => FromHost::Failed { kind: r.tag(failure_from)?, text: r.text()? },
+            kind::PONG => FromHost::Pong { n: r.u64()? },
+            kind::STOPPED => FromHost::Stopped,
+            kind::PANICKED => FromHost::Panicked { delivery: r.u64()?, text: r.text()? },
+            other => return Err(FrameError::Kind(other)),
+        };
+        r.end()?;
+        Ok(decoded)
+    }
+}
+
+/// Appends a `Publish` frame without an intermediate list of parents.
+#[inline]
+pub fn publish(out: &mut Vec<u8>, ticket: u64, output: u16, now: bool, parents: &[u64], record: &[u8]) {
+    let mut w = Out::new(out);
+    w.kind(kind::PUBLISH).u64(ticket).u16(output).u8(u8::from(now)).u32((parents.len() * 8) as u32);
+    for parent in parents {
+        w.u64(*parent);
+    }
+    w.rest(record).end();
+}
+
+fn outcome_from(byte: u8) -> Option<Outcome> {
+    use Outcome::*;
+    [Delivered, Durable, NoRoute, Expired, Evicted, Removed, DeadLettered, Refused].get(usize::from(byte)).copied()
+}
+
+fn completion_from(byte: u8) -> Option<Completion> {
+    [Completion::Done, Completion::Refused, Completion::Returned].get(usize::from(byte)).copied()
+}
+
+fn failure_from(byte: u8) -> Option<FailureKind> {
+    use FailureKind::*;
+    [Image, Start, Thread, Asked, Confinement].get(usize::from(byte)).copied()
+}
+
+struct Out<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl<'a> Out<'a> {
+    fn new(out: &'a mut Vec<u8>) -> Out<'a> {
+        let start = out.len();
+        out.extend_from_slice(&[0; LENGTH]);
+        Out { out, start }
+    }
+
+    fn kind(&mut self, kind: u8) -> &mut Self {
+        self.u8(kind)
+    }
+
+    fn u8(&mut self, value: u8) -> &mut Self {
+        self.out.push(value);
+        self
+    }
+
+    fn u16(&mut self, value: u16) -> &mut Self {
+        self.rest(&value.to_le_bytes())
+    }
+
+    fn u32(&mut self, value: u32) -> &mut Self {
+        self.rest(&value.to_le_bytes())
+    }
+
+    fn u64(&mut self, value: u64) -> &mut Self {
+        self.rest(&value.to_le_bytes())
+    }
+
+    fn bytes(&mut self, value: &[u8]) -> &mut Self {
+        self.u32(value.len() as u32).rest(value)
+    }
+
+    fn text(&mut self, value: &str) -> &mut Self {
+        self.bytes(value.as_bytes())
+    }
+
+    fn rest(&mut self, value: &[u8]) -> &mut Self {
+        self.out.extend_from_slice(value);
+        self
+    }
+
+    fn end(&mut self) {
+        let length = (self.out.len() - self.start - LENGTH) as u32;
+        self.out[self.start..self.start + LENGTH].copy_from_slice(&length.to_le_bytes());
+    }
+}
+
+struct In<'a> {
+    kind: u8,
+    rest: &'a [u8],
+}
+
+impl<'a> In<'a> {
+    fn new(frame: &'a [u8]) -> Result<In<'a>, FrameError> {
+        let (&kind, rest) = frame.split_first().ok_or(FrameError::TooLong { bytes: 0 })?;
+        Ok(In { kind, rest })
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], FrameError> {
+        let (head, tail) = self.rest.split_at_checked(length).ok_or(FrameError::Short { kind: self.kind })?;
+        self.rest = tail;
+        Ok(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
+        let (head, tail) = self.rest.split_first_chunk::<N>().ok_or(FrameError::Short { kind: self.kind })?;
+        self.rest = tail;
+        Ok(*head)
+    }
+
+    fn u8(&mut self) -> Result<u8, FrameError> {
+        self.array::<1>().map(|[b]| b)
+    }
+
+    fn u16(&mut self) -> Result<u16, FrameError> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, FrameError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, FrameError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn bytes(&mut self) -> Result<&'a [u8], FrameError> {
+        let length = self.u32()? as usize;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Result<&'a str, FrameError> {
+        let kind = self.kind;
+        std::str::from_utf8(self.bytes()?).map_err(|_| FrameError::Text { kind })
+    }
+
+    fn tag<T>(&mut self, from: impl Fn(u8) -> Option<T>) -> Result<T, FrameError> {
+        let value = self.u8()?;
+        from(value).ok_or(FrameError::Tag { kind: self.kind, value })
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
+    }
+
+    fn end(&self) -> Result<(), FrameError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(FrameError::Trailing { kind: self.kind }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to_host() -> Vec<ToHost<'static>> {
+        vec![
+            ToHost::Hello {
+                link_version: 1,
+                device: "d",
+                module: "m",
+                generation: 3,
+                credit_messages: 4,
+                credit_bytes: 5,
+            },
+            ToHost::Start { desired_version: 1, desired: "{}", reported_version: 2, reported: "{}", state_dir: "/s" },
+            ToHost::Deliver {
+                id: 1,
+                queue: 2,
+                input: 3,
+                attempts: 4,
+                enqueued_ms: -5,
+                source_module: "a",
+                source_output: "o",
+                record: b"rec",
+            },
+            ToHost::Settled { first: 1, count: 2, outcome: Outcome::Refused, reason: "quota" },
+            ToHost::Credit { messages: 1, bytes: 2 },
+            ToHost::Desired { version: 1, desired: "{}" },
+            ToHost::Reported { rid: 1, status: 204, version: 2, reason: "" },
+            ToHost::Method { rid: 1, name: "n", payload: b"null", timeout_ms: 2 },
+            ToHost::Signed { rid: 1, digest: b"d", error: "" },
+            ToHost::Ping { n: 1 },
+            ToHost::Stop { grace_ms: 1 },
+        ]
+    }
+
+    fn from_host() -> Vec<FromHost<'static>> {
+        vec![
+            FromHost::Hello { link_version: 1, sdk_version: "0.1.0", isolation: "uid" },
+            FromHost::Started,
+            FromHost::Publish {
+                ticket: 9,
+                output: 1,
+                now: true,
+                parents: Parents(&[1, 0, 0, 0, 0, 0, 0, 0]),
+                record: b"rec",
+            },
+            FromHost::Complete { first: 1, count: 2, completion: Completion::Refused, reason: "no" },
+            FromHost::Report { rid: 1, patch: "{}" },
+            FromHost::MethodAnswer { rid: 1, status: -1, payload: b"" },
+            FromHost::Sign { rid: 1, data: b"x" },
+            FromHost::Log { level: 3, time_ms: 1, target: "t", text: "x" },
+            FromHost::Failed { kind: FailureKind::Start, text: "x" },
+            FromHost::Pong { n: 1 },
+            FromHost::Stopped,
+            FromHost::Panicked { delivery: 1, text: "x" },
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut bytes = Vec::new();
+        to_host().iter().for_each(|f| f.encode(&mut bytes));
+        let mut rest = &bytes[..];
+        for expected in to_host() {
+            assert_eq!(ToHost::decode(split(&mut rest).unwrap().unwrap()).unwrap(), expected);
+        }
+        let mut bytes = Vec::new();
+        from_host().iter().for_each(|f| f.encode(&mut bytes));
+        let mut rest = &bytes[..];
+        for expected in from_host() {
+            assert_eq!(FromHost::decode(split(&mut rest).unwrap().unwrap()).unwrap(), expected);
+        }
+        assert_eq!(split(&mut rest), Ok(None));
+    }
+
+    #[test]
+    fn publish_writes_what_encode_writes() {
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        publish(&mut a, 9, 1, true, &[1], b"rec");
+        from_host()[2].encode(&mut b);
+        assert_eq!(a, b);
+    }
+
+    #[test]
+    fn golden_bytes_of_version_1() {
+        let mut bytes = Vec::new();
+        FromHost::Complete { first: 1, count: 2, completion: Completion::Done, reason: "" }.encode(&mut bytes);
+        assert_eq!(bytes, b"\x12\0\0\0\x44\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\0");
+    }
+
+    #[test]
+    fn no_cut_and_no_flipped_bit_panics() {
+        let mut bytes = Vec::new();
+        to_host().iter().for_each(|f| f.encode(&mut bytes));
+        from_host().iter().for_each(|f| f.encode(&mut bytes));
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut broken = bytes.clone();
+                broken[at] ^= 1 << bit;
+                let mut rest = &broken[..];
+                while let Ok(Some(frame)) = split(&mut rest) {
+                    let _ = (ToHost::decode(frame), FromHost::decode(frame));
+                }
+            }
+        }
+    }
+}

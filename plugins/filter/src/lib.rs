@@ -1,0 +1,1 @@
+//! Lets through what is beyond a threshold.

@@ -1,0 +1,1 @@
+//! Declares the files of `io`.
