@@ -1,1 +1,5 @@
-//! Declares the files of `model`.
+//! The nouns. Knows nobody; never serialises itself.
+
+pub mod endpoint;
+pub mod limits;
+pub mod time;
