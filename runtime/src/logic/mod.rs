@@ -1,1 +1,6 @@
-//! Declares the files of `logic`.
+//! What decides: pure state machines, without I/O, clock or `async`. Siblings do not know each other, but for `hub`,
+//! which is composed of `routing` and `block`.
+
+pub mod block;
+pub mod hub;
+pub mod routing;

@@ -1,0 +1,276 @@
+//! The hub: accepts messages, keeps them in one queue per (endpoint, priority), delivers them, and answers their senders
+//! when they are safe. A plain state machine: it never learns the time by itself, never waits, and touches no file or socket.
+//!
+//! Its shell calls `publish`, `complete`, `open_link` … with the time, then [`Hub::end_turn`], then writes what
+//! [`Hub::take_output`] has, commits what [`Hub::poll_commit`] gives and reads what [`Hub::poll_load`] asks for.
+
+mod deliver;
+mod entry;
+mod ledger;
+mod link;
+mod persist;
+mod publish;
+mod queue;
+mod routes;
+mod settle;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::model::endpoint::{Endpoint, Priority, Source};
+use crate::model::limits;
+use crate::model::time::{Mono, Now};
+pub use deliver::Fault;
+pub use ledger::Ledger;
+pub use persist::{
+    BlockWrite, Commit, DeadLetter, LoadRequest, LoadedBlock, LoadedMessage, QueueRow, Restored, RowWrite,
+};
+pub use view::{Overview, QueueView, RouteView, Tapped};
+
+use entry::{Chain, Entries, List, Parent};
+use link::Link;
+use queue::Queue;
+
+pub type QueueIx = u32;
+pub type SourceIx = u32;
+pub type IdentityIx = u32;
+/// One running instance, or one client that sends through the control socket. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkIx(pub u32);
+
+/// What the configuration decides.
+#[derive(Clone, Debug)]
+pub struct HubConfig {
+    pub flush_interval: Duration,
+    /// Time to live of messages whose route has none; `None` keeps them for ever.
+    pub ttl: Option<Duration>,
+    pub memory_bytes: u64,
+    pub credit_messages: u32,
+    pub credit_bytes: u64,
+    pub refusals_max: u16,
+}
+
+impl Default for HubConfig {
+    fn default() -> HubConfig {
+        HubConfig {
+            flush_interval: limits::FLUSH_INTERVAL,
+            ttl: Some(limits::TTL),
+            memory_bytes: limits::MEMORY_BYTES,
+            credit_messages: limits::CREDIT_MESSAGES,
+            credit_bytes: limits::CREDIT_BYTES,
+            refusals_max: limits::REFUSALS_MAX,
+        }
+    }
+}
+
+/// A module's name and what it has sent and has no answer for, over all its generations.
+struct Identity {
+    unacked_messages: u32,
+    unacked_bytes: u64,
+    /// Its unanswered messages, oldest first.
+    sending: List,
+    sources: HashMap<String, SourceIx>,
+    no_route: u64,
+    refused: u64,
+}
+
+/// One output, with the routes that can match it.
+struct SourceState {
+    source: Source,
+    candidates: crate::logic::routing::Candidates,
+    /// Endpoints of the route table that it has sent to, as queues.
+    queues: Vec<(u32, Priority, QueueIx)>,
+}
+
+/// Whether new messages can be made safe on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreState {
+    Sound,
+    /// Why not, for the sender and for `status`.
+    Broken(String),
+    /// At its quota.
+    Full(String),
+}
+
+pub struct Hub {
+    config: HubConfig,
+    device: String,
+    routes: crate::logic::routing::RouteTable,
+    identities: Vec<Identity>,
+    by_module: HashMap<String, IdentityIx>,
+    sources: Vec<SourceState>,
+    queues: Vec<Queue>,
+    by_endpoint: HashMap<(Endpoint, Priority), QueueIx>,
+    links: Vec<Option<Box<Link>>>,
+    entries: Entries,
+    /// Everything that is neither committed nor settled, oldest first.
+    unsafes: List,
+    next_seq: u64,
+    next_block: u64,
+    /// How much of each (queue, block) is settled, for blocks with messages in memory.
+    blocks: BTreeMap<(QueueIx, u64), persist::BlockState>,
+    dirty_blocks: Vec<(QueueIx, u64)>,
+    dirty_since: Option<Mono>,
+    dying: Vec<settle::Dying>,
+    attempts: HashMap<(u32, u64), u16>,
+    documents: BTreeMap<String, Option<Vec<u8>>>,
+    documents_since: Option<Mono>,
+    /// When the ledger first differed from the one on disk.
+    ledger_since: Option<Mono>,
+    /// A document wants a commit at once.
+    urgent: bool,
+    /// Messages sent with `Durability::Now` that are not safe.
+    urgent_messages: u32,
+    commit: Option<persist::InFlight>,
+    next_commit: u64,
+    store: StoreState,
+    gaps: usize,
+    /// Deliveries whose last child became safe; worked off in a loop, because chains of modules make chains of these.
+    parents_safe: VecDeque<(Parent, bool)>,
+    dirty_links: Vec<LinkIx>,
+    output_links: Vec<LinkIx>,
+    selected: Vec<crate::logic::routing::Selected>,
+    taps: usize,
+    tapped: Vec<Tapped>,
+}
+
+impl Hub {
+    pub fn new(device: &str, config: HubConfig, routes: crate::logic::routing::RouteTable, restored: Restored) -> Hub {
+        let mut hub = Hub {
+            config,
+            device: device.to_owned(),
+            routes,
+            identities: Vec::new(),
+            by_module: HashMap::new(),
+            sources: Vec::new(),
+            queues: Vec::new(),
+            by_endpoint: HashMap::new(),
+            links: Vec::new(),
+            entries: Entries::default(),
+            unsafes: List::new(Chain::Unsafe),
+            next_seq: restored.next_seq,
+            next_block: restored.next_block,
+            blocks: BTreeMap::new(),
+            dirty_blocks: Vec::new(),
+            dirty_since: None,
+            dying: Vec::new(),
+            attempts: HashMap::new(),
+            documents: BTreeMap::new(),
+            documents_since: None,
+            ledger_since: None,
+            urgent: false,
+            urgent_messages: 0,
+            commit: None,
+            next_commit: 1,
+            store: StoreState::Sound,
+            gaps: 0,
+            parents_safe: VecDeque::new(),
+            dirty_links: Vec::new(),
+            output_links: Vec::new(),
+            selected: Vec::new(),
+            taps: 0,
+            tapped: Vec::new(),
+        };
+        restored.queues.into_iter().for_each(|row| hub.restore_queue(row));
+        hub
+    }
+
+    pub fn store_state(&self) -> &StoreState {
+        &self.store
+    }
+
+    /// Ends a batch of calls: delivers what can be delivered, and closes the frames that wait to be written.
+    pub fn end_turn(&mut self, now: Now) {
+        self.resolve_parents(now);
+        while let Some(ix) = self.dirty_links.pop() {
+            if let Some(link) = self.link_mut(ix) {
+                link.in_dirty = false;
+                self.deliver(now, ix);
+                // Expired messages may have been the last children of something.
+                self.resolve_parents(now);
+            }
+        }
+        for i in 0..self.output_links.len() {
+            let ix = self.output_links[i];
+            self.tell_credit(ix);
+            if let Some(link) = self.link_mut(ix) {
+                link.flush_acks();
+            }
+        }
+    }
+
+    /// A link with frames to write, until there are none. The shell takes the bytes.
+    pub fn take_output(&mut self) -> Option<LinkIx> {
+        while let Some(ix) = self.output_links.pop() {
+            if self.links[ix.0 as usize].as_ref().is_some_and(|l| !l.out.is_empty()) {
+                return Some(ix);
+            }
+        }
+        None
+    }
+
+    /// The frames for this link; the shell removes what it has written.
+    pub fn output(&mut self, ix: LinkIx) -> Option<&mut Vec<u8>> {
+        self.link_mut(ix).map(|l| &mut l.out)
+    }
+
+    /// When something is due without an event.
+    pub fn next_timeout(&self, now: Now) -> Mono {
+        let mut due = self.next_commit_at(now);
+        for queue in &self.queues {
+            if queue.held_until > now.mono && !queue.head.is_empty() && queue.consumer.is_some() {
+                due = due.min(queue.held_until);
+            }
+            if queue.next_expiry != crate::model::time::Age::NEVER {
+                // Not to the millisecond: expiry frees memory, and is checked again at delivery.
+                let left = Duration::from_millis(queue.next_expiry.0.saturating_sub(now.age.0).max(100));
+                due = due.min(now.mono.after(left));
+            }
+        }
+        due
+    }
+
+    /// Expires what is due and wakes held queues. The shell then ends the turn and polls as after any call.
+    pub fn on_timeout(&mut self, now: Now) {
+        for ix in 0..self.queues.len() {
+            if self.queues[ix].next_expiry <= now.age {
+                self.expire(now, ix as QueueIx);
+            }
+            if let Some((link, _)) = self.queues[ix].consumer
+                && !self.queues[ix].head.is_empty()
+                && self.queues[ix].held_until <= now.mono
+            {
+                self.mark_dirty(link);
+            }
+        }
+    }
+
+    fn link_mut(&mut self, ix: LinkIx) -> Option<&mut Link> {
+        self.links.get_mut(ix.0 as usize)?.as_deref_mut()
+    }
+
+    fn link(&self, ix: LinkIx) -> Option<&Link> {
+        self.links.get(ix.0 as usize)?.as_deref()
+    }
+
+    /// Its queues have something to deliver.
+    fn mark_dirty(&mut self, ix: LinkIx) {
+        if let Some(link) = self.link_mut(ix)
+            && !link.in_dirty
+        {
+            link.in_dirty = true;
+            self.dirty_links.push(ix);
+        }
+    }
+
+    /// Its output has something to write.
+    fn mark_output(&mut self, ix: LinkIx) {
+        if !self.output_links.contains(&ix) {
+            self.output_links.push(ix);
+        }
+    }
+}

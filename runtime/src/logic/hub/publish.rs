@@ -1,0 +1,265 @@
+//! A message comes in: checked, routed, put into the queues of its endpoints. Must never block on anything,
+//! and must answer every ticket exactly once.
+
+use smallvec::SmallVec;
+
+use super::deliver::Fault;
+use super::entry::{Chain, Entry, Key, List, Parent, Target, TargetState, Ticket};
+use super::link::Link;
+use super::{Hub, Identity, IdentityIx, LinkIx, QueueIx, SourceIx, SourceState, StoreState, Tapped};
+use crate::logic::routing::Subject;
+use crate::model::endpoint::Source;
+use crate::model::limits::CREDIT_OVERDRAFT;
+use crate::model::time::{Age, Now};
+use skerry_abi::wire::frame::{Outcome, Parents, ToHost};
+use skerry_abi::wire::record::Record;
+
+impl Hub {
+    /// An instance said `Hello`. It may send; it is given messages after [`Hub::ready`].
+    pub fn open_link(&mut self, module: &str, outputs: &[String], inputs: &[String]) -> LinkIx {
+        let identity = self.identity_of(module);
+        self.add_link(identity, module, outputs, inputs)
+    }
+
+    /// Somebody sends in a module's name through the control socket: a credit of its own, no deliveries.
+    pub fn open_sender(&mut self, module: &str, output: &str) -> LinkIx {
+        let name = format!("{module} through the control socket");
+        let identity = self.identity_of(&name);
+        self.add_link(identity, module, &[output.to_owned()], &[])
+    }
+
+    fn identity_of(&mut self, name: &str) -> IdentityIx {
+        if let Some(ix) = self.by_module.get(name) {
+            return *ix;
+        }
+        self.by_module.insert(name.to_owned(), self.identities.len() as IdentityIx);
+        self.identities.push(Identity {
+            unacked_messages: 0,
+            unacked_bytes: 0,
+            sending: List::new(Chain::Sender),
+            sources: Default::default(),
+            no_route: 0,
+            refused: 0,
+        });
+        (self.identities.len() - 1) as IdentityIx
+    }
+
+    fn add_link(&mut self, identity: IdentityIx, module: &str, outputs: &[String], inputs: &[String]) -> LinkIx {
+        let outputs = outputs.iter().map(|output| self.source_of(identity, module, output)).collect();
+        let ix = LinkIx(self.links.len() as u32);
+        let mut link = Link::new(identity, outputs, inputs.to_vec());
+        link.credit_told = self.credit_of(&link);
+        self.links.push(Some(Box::new(link)));
+        ix
+    }
+
+    fn source_of(&mut self, identity: IdentityIx, module: &str, output: &str) -> SourceIx {
+        if let Some(ix) = self.identities[identity as usize].sources.get(output) {
+            return *ix;
+        }
+        let ix = self.add_source(Source { module: module.to_owned(), output: output.to_owned() });
+        self.identities[identity as usize].sources.insert(output.to_owned(), ix);
+        ix
+    }
+
+    pub(super) fn add_source(&mut self, source: Source) -> SourceIx {
+        if let Some(found) = self.sources.iter().position(|s| s.source == source) {
+            return found as SourceIx;
+        }
+        let candidates = self.routes.candidates(&source.path());
+        self.sources.push(SourceState { source, candidates, queues: Vec::new() });
+        (self.sources.len() - 1) as SourceIx
+    }
+
+    /// The window that the link's first frame tells.
+    pub fn credit(&self, ix: LinkIx) -> (u32, u64) {
+        self.link(ix).map_or((0, 0), |l| l.credit_told)
+    }
+
+    /// What is left of the identity's window after the messages of its earlier generations: a sender that crashes
+    /// and comes back gains nothing.
+    pub(super) fn credit_of(&self, link: &Link) -> (u32, u64) {
+        let identity = &self.identities[link.identity as usize];
+        let inherited = identity.unacked_messages - link.unacked_messages;
+        let inherited_bytes = identity.unacked_bytes - link.unacked_bytes;
+        (
+            self.config.credit_messages.saturating_sub(inherited).max(1),
+            self.config.credit_bytes.saturating_sub(inherited_bytes).max(1),
+        )
+    }
+
+    pub(super) fn tell_credit(&mut self, ix: LinkIx) {
+        let Some(link) = self.link(ix) else { return };
+        let credit = self.credit_of(link);
+        if credit == link.credit_told {
+            return;
+        }
+        if let Some(link) = self.link_mut(ix) {
+            link.credit_told = credit;
+            ToHost::Credit { messages: credit.0, bytes: credit.1 }.encode(&mut link.out);
+        }
+    }
+
+    /// A message of `link`. The answer comes as `Settled` with its ticket, perhaps in this very call.
+    pub fn publish(
+        &mut self,
+        now: Now,
+        ix: LinkIx,
+        ticket: u64,
+        output: u16,
+        at_once: bool,
+        parents: Parents<'_>,
+        bytes: &[u8],
+    ) -> Result<(), Fault> {
+        let link = self.link_mut(ix).ok_or(Fault::Closed)?;
+        if ticket != link.next_ticket {
+            return Err(Fault::Ticket { expected: link.next_ticket, got: ticket });
+        }
+        link.next_ticket += 1;
+        let identity = link.identity;
+        let Some(&source) = link.outputs.get(usize::from(output)) else {
+            return self.refuse(ix, ticket, &format!("output number {output} is not declared"));
+        };
+        if link.unacked_messages >= self.config.credit_messages.saturating_mul(CREDIT_OVERDRAFT) {
+            return self.refuse(ix, ticket, "out of credit");
+        }
+        let record = match Record::parse(bytes) {
+            Ok(record) => record,
+            Err(error) => return self.refuse(ix, ticket, &error.to_string()),
+        };
+        let targets = self.route(now, source, record);
+        if self.taps > 0 {
+            self.tap(now, source, bytes, &targets);
+        }
+        if targets.is_empty() {
+            self.identities[identity as usize].no_route += 1;
+            self.answer(ix, ticket, Outcome::NoRoute, "");
+            return Ok(());
+        }
+        if let Some(reason) = self.no_place(&targets) {
+            return self.refuse(ix, ticket, &reason);
+        }
+        self.admit(now, ix, ticket, source, at_once, parents, bytes, targets);
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the second half of `publish`")]
+    fn admit(
+        &mut self,
+        now: Now,
+        ix: LinkIx,
+        ticket: u64,
+        source: SourceIx,
+        at_once: bool,
+        parents: Parents<'_>,
+        bytes: &[u8],
+        targets: SmallVec<[Target; 2]>,
+    ) {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let receipt = Some(Ticket { link: ix, ticket });
+        let mut entry = Entry::new(seq, bytes.into(), source, now.wall, now.mono, targets, receipt, at_once);
+        for delivery in parents.iter() {
+            // A delivery that is over needs nobody to wait for it.
+            if let Some(flight) = self.link_mut(ix).and_then(|l| l.flight(delivery)) {
+                flight.children += 1;
+                entry.parents.push(Parent { link: ix, delivery });
+            }
+        }
+        let memory = entry.bytes();
+        let key = self.entries.insert(entry);
+        self.unsafes.push(&mut self.entries, key);
+        self.urgent_messages += u32::from(at_once);
+        self.charge(ix, key, memory);
+        for i in 0..self.entries[key].targets.len() {
+            let (queue, expiry) = (self.entries[key].targets[i].queue, self.entries[key].targets[i].expiry);
+            let queue = &mut self.queues[queue as usize];
+            queue.push(key, memory, expiry);
+            queue.ledger.pending += 1;
+            if let Some((consumer, _)) = queue.consumer {
+                self.mark_dirty(consumer);
+            }
+        }
+    }
+
+    fn charge(&mut self, ix: LinkIx, key: Key, bytes: u64) {
+        let link = self.links[ix.0 as usize].as_deref_mut().expect("the caller looked it up");
+        link.unacked_messages += 1;
+        link.unacked_bytes += bytes;
+        let identity = &mut self.identities[link.identity as usize];
+        identity.unacked_messages += 1;
+        identity.unacked_bytes += bytes;
+        identity.sending.push(&mut self.entries, key);
+    }
+
+    /// Where the message goes: each endpoint once.
+    fn route(&mut self, now: Now, source: SourceIx, record: Record<'_>) -> SmallVec<[Target; 2]> {
+        let state = &self.sources[source as usize];
+        let subject = Subject::new(
+            record,
+            crate::logic::routing::Envelope {
+                device: &self.device,
+                module: &state.source.module,
+                output: &state.source.output,
+                enqueued: now.wall,
+            },
+        );
+        let mut selected = std::mem::take(&mut self.selected);
+        selected.clear();
+        self.routes.select(&state.candidates, &subject, &mut selected);
+        let mut targets = SmallVec::new();
+        for choice in &selected {
+            let queue = self.queue_for(source, choice.endpoint as u32, choice.priority);
+            let ttl = choice.ttl.map_or(self.config.ttl, Some);
+            let expiry = ttl.map_or(Age::NEVER, |ttl| now.age.after(ttl));
+            targets.push(Target { queue, expiry, attempts: 0, state: TargetState::Waiting, stored: false });
+        }
+        self.selected = selected;
+        targets
+    }
+
+    fn queue_for(&mut self, source: SourceIx, endpoint: u32, priority: u32) -> QueueIx {
+        let state = &self.sources[source as usize];
+        if let Some((_, _, queue)) = state.queues.iter().find(|(e, p, _)| *e == endpoint && *p == priority) {
+            return *queue;
+        }
+        let target = self.endpoint_of(source, endpoint);
+        let queue = self.queue_of(target, priority);
+        self.sources[source as usize].queues.push((endpoint, priority, queue));
+        queue
+    }
+
+    /// Why a message can not be taken although its routes lead somewhere.
+    fn no_place(&self, targets: &[Target]) -> Option<String> {
+        let reason = match &self.store {
+            StoreState::Sound => return None,
+            StoreState::Broken(reason) => format!("the store is broken: {reason}"),
+            StoreState::Full(reason) => format!("the store is full: {reason}"),
+        };
+        // What a consumer can take at once needs no disk.
+        let waiting = targets.iter().map(|t| &self.queues[t.queue as usize]);
+        let stuck = waiting.into_iter().find(|q| q.consumer.is_none() || q.gap.is_some())?;
+        Some(format!("{}: {reason}", stuck.endpoint))
+    }
+
+    pub(super) fn refuse(&mut self, ix: LinkIx, ticket: u64, reason: &str) -> Result<(), Fault> {
+        if let Some(identity) = self.link(ix).map(|l| l.identity) {
+            self.identities[identity as usize].refused += 1;
+        }
+        self.answer(ix, ticket, Outcome::Refused, reason);
+        Ok(())
+    }
+
+    pub(super) fn answer(&mut self, ix: LinkIx, ticket: u64, outcome: Outcome, reason: &str) {
+        if let Some(link) = self.link_mut(ix) {
+            link.ack(ticket, outcome, reason);
+            self.mark_output(ix);
+        }
+    }
+
+    fn tap(&mut self, now: Now, source: SourceIx, bytes: &[u8], targets: &[Target]) {
+        let endpoints = targets.iter().map(|t| self.queues[t.queue as usize].endpoint.to_string()).collect();
+        let source = self.sources[source as usize].source.clone();
+        self.tapped.push(Tapped { source, record: bytes.into(), enqueued: now.wall, endpoints });
+    }
+}

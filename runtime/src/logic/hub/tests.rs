@@ -1,0 +1,310 @@
+//! The hub, played by hand: what goes in, what comes out, in logical time.
+
+use std::time::Duration;
+
+use super::*;
+use crate::logic::routing::{RouteTable, Sink};
+use crate::model::time::{Age, Wall};
+use skerry_abi::wire::frame::{self, Completion, Outcome, Parents, ToHost};
+use skerry_abi::wire::record::Writer;
+
+fn record(body: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Writer::new(&mut bytes).finish(body.as_bytes()).unwrap();
+    bytes
+}
+
+/// `a/out -> b/in`, `b/out -> c/in`.
+fn chain() -> RouteTable {
+    let input = |m: &str| Sink::Module { module: m.into(), input: "in".into() };
+    RouteTable {
+        sinks: vec![input("b"), input("c")],
+        routes: vec![
+            ("/messages/modules/a/".into(), 0, 2_000_000_000, None),
+            ("/messages/modules/b/".into(), 1, 2_000_000_000, None),
+        ],
+    }
+}
+
+struct Play {
+    hub: Hub,
+    ms: u64,
+}
+
+#[derive(Debug, PartialEq)]
+enum Seen {
+    Got { id: u64, body: String, attempts: u16 },
+    Ack { first: u64, count: u32, outcome: Outcome },
+}
+
+impl Play {
+    fn new(restored: Restored) -> Play {
+        Play { hub: Hub::new("d", HubConfig::default(), chain(), restored), ms: 1000 }
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: Mono(self.ms), wall: Wall(self.ms as i64), age: Age(self.ms) }
+    }
+
+    fn open(&mut self, module: &str) -> LinkIx {
+        let link = self.hub.open_link(module, &["out".into()], &["in".into()]);
+        self.hub.ready(link);
+        link
+    }
+
+    fn send(&mut self, link: LinkIx, ticket: u64, body: &str) {
+        self.hub.publish(self.now(), link, ticket, 0, false, Parents::NONE, &record(body)).unwrap();
+    }
+
+    fn complete(&mut self, link: LinkIx, id: u64, completion: Completion) {
+        self.hub.complete(self.now(), link, id, 1, completion, "no").unwrap();
+    }
+
+    fn child(&mut self, link: LinkIx, ticket: u64, parent: u64, body: &str) {
+        let mut frame = Vec::new();
+        frame::publish(&mut frame, ticket, 0, false, &[parent], &record(body));
+        let mut rest = &frame[..];
+        match skerry_abi::wire::frame::FromHost::decode(frame::split(&mut rest).unwrap().unwrap()).unwrap() {
+            skerry_abi::wire::frame::FromHost::Publish { ticket, output, now, parents, record } => {
+                self.hub.publish(self.now(), link, ticket, output, now, parents, record).unwrap()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn see(&mut self, link: LinkIx) -> Vec<Seen> {
+        self.hub.end_turn(self.now());
+        while self.hub.take_output().is_some() {}
+        let out = std::mem::take(self.hub.output(link).unwrap());
+        let mut rest = &out[..];
+        let mut seen = Vec::new();
+        while let Some(frame) = frame::split(&mut rest).unwrap() {
+            match ToHost::decode(frame).unwrap() {
+                ToHost::Deliver { id, attempts, record, .. } => {
+                    let body = skerry_abi::wire::record::Record::parse(record).unwrap().body();
+                    seen.push(Seen::Got { id, body: String::from_utf8(body.to_vec()).unwrap(), attempts });
+                }
+                ToHost::Settled { first, count, outcome, .. } => seen.push(Seen::Ack { first, count, outcome }),
+                _ => {}
+            }
+        }
+        seen
+    }
+
+    fn commit(&mut self) -> Option<Commit> {
+        let commit = self.hub.poll_commit(self.now())?;
+        self.hub.handle_committed(self.now(), commit.id, Ok(None));
+        self.hub.end_turn(self.now());
+        Some(commit)
+    }
+}
+
+fn got(id: u64, body: &str, attempts: u16) -> Seen {
+    Seen::Got { id, body: body.into(), attempts }
+}
+
+#[test]
+fn what_is_consumed_in_time_is_never_written() {
+    let mut play = Play::new(Restored::default());
+    let (a, b) = (play.open("a"), play.open("b"));
+    play.send(a, 1, "x");
+    play.send(a, 2, "y");
+    assert_eq!(play.see(b), [got(1, "x", 0), got(2, "y", 0)]);
+    play.complete(b, 1, Completion::Done);
+    play.complete(b, 2, Completion::Done);
+    assert_eq!(play.see(a), [Seen::Ack { first: 1, count: 2, outcome: Outcome::Delivered }]);
+    play.ms += 10_000;
+    assert!(play.commit().is_none());
+}
+
+#[test]
+fn what_nobody_takes_is_written_after_the_flush_interval_and_then_acknowledged() {
+    let mut play = Play::new(Restored::default());
+    let a = play.open("a");
+    play.send(a, 1, "x");
+    assert_eq!(play.see(a), []);
+    assert!(play.commit().is_none());
+    play.ms += 1000;
+    let commit = play.commit().unwrap();
+    assert_eq!((commit.blocks.len(), commit.rows.len(), commit.rows[0].total), (1, 1, 1));
+    assert_eq!((commit.queues[0].ledger.stored, commit.queues[0].ledger.pending), (1, 1));
+    assert_eq!(play.see(a), [Seen::Ack { first: 1, count: 1, outcome: Outcome::Durable }]);
+    let b = play.open("b");
+    assert_eq!(play.see(b), [got(1, "x", 0)]);
+    play.complete(b, 1, Completion::Done);
+    play.ms += 1000;
+    let commit = play.commit().unwrap();
+    assert_eq!((commit.rows[0].total, commit.rows[0].settled), (1, 1));
+    assert_eq!((commit.queues[0].ledger.stored, commit.queues[0].ledger.delivered), (0, 1));
+    play.ms += 1000;
+    assert!(play.commit().is_none());
+}
+
+#[test]
+fn an_input_completes_only_with_its_output() {
+    let mut play = Play::new(Restored::default());
+    let (a, b) = (play.open("a"), play.open("b"));
+    play.send(a, 1, "in");
+    assert_eq!(play.see(b), [got(1, "in", 0)]);
+    play.child(b, 1, 1, "out");
+    play.complete(b, 1, Completion::Done);
+    assert_eq!(play.see(a), []);
+    play.ms += 1000;
+    // One block with the output alone: the input is settled in the same transaction and never written.
+    let commit = play.commit().unwrap();
+    assert_eq!((commit.blocks.len(), commit.rows.len()), (1, 1));
+    assert_eq!(play.see(a), [Seen::Ack { first: 1, count: 1, outcome: Outcome::Delivered }]);
+    assert_eq!(play.see(b), [Seen::Ack { first: 1, count: 1, outcome: Outcome::Durable }]);
+    let ledgers: Vec<_> = play.hub.overview().queues.iter().map(|q| (q.ledger.delivered, q.ledger.pending)).collect();
+    assert_eq!(ledgers, [(1, 0), (0, 1)]);
+}
+
+#[test]
+fn a_refused_message_comes_again_before_the_later_ones() {
+    let mut play = Play::new(Restored::default());
+    let (a, b) = (play.open("a"), play.open("b"));
+    for (ticket, body) in [(1, "x"), (2, "y"), (3, "z")] {
+        play.send(a, ticket, body);
+    }
+    assert_eq!(play.see(b).len(), 3);
+    play.complete(b, 1, Completion::Done);
+    play.complete(b, 2, Completion::Refused);
+    play.complete(b, 3, Completion::Returned);
+    assert_eq!(play.see(b), []);
+    play.ms += 100;
+    play.hub.on_timeout(play.now());
+    assert_eq!(play.see(b), [got(4, "y", 1), got(5, "z", 0)]);
+}
+
+#[test]
+fn a_message_that_kills_goes_to_the_dead_letters() {
+    let mut play = Play::new(Restored::default());
+    let a = play.open("a");
+    play.send(a, 1, "poison");
+    play.send(a, 2, "fine");
+    for death in 1..=5 {
+        let b = play.open("b");
+        let seen = play.see(b);
+        assert_eq!(seen[0], got(1, "poison", death - 1), "{seen:?}");
+        assert_eq!(seen.len(), if death == 1 { 2 } else { 1 }, "one at a time after a death");
+        let now = play.now();
+        play.hub.close_link(now, b, Some(1));
+        play.ms += 40_000;
+        play.commit();
+    }
+    let b = play.open("b");
+    assert_eq!(play.see(b), [got(1, "fine", 0)]);
+    assert_eq!(play.hub.overview().queues[0].ledger.dead_lettered, 1);
+}
+
+#[test]
+fn a_backlog_is_read_back_in_order_and_expires() {
+    let mut play = Play::new(Restored::default());
+    play.hub.config.memory_bytes = 64 * 1024;
+    let a = play.open("a");
+    let mut ticket = 0;
+    let mut blocks: Vec<Commit> = Vec::new();
+    for _ in 0..20 {
+        for _ in 0..30 {
+            ticket += 1;
+            play.send(a, ticket, &format!("{ticket:01000}"));
+        }
+        play.see(a);
+        play.ms += 1000;
+        blocks.extend(play.commit());
+    }
+    assert!(play.hub.overview().memory_bytes < 64 * 1024, "{}", play.hub.overview().memory_bytes);
+    let b = play.open("b");
+    let mut expected = 1;
+    for _ in 0..2000 {
+        for seen in play.see(b) {
+            let Seen::Got { id, body, .. } = seen else { continue };
+            assert_eq!(body, format!("{expected:01000}"));
+            expected += 1;
+            play.complete(b, id, Completion::Done);
+        }
+        while let Some(request) = play.hub.poll_load() {
+            let loaded = load(&blocks, &request);
+            play.hub.handle_loaded(play.now(), request, loaded);
+        }
+    }
+    assert_eq!(expected, 601);
+    assert_eq!(play.hub.overview().queues[0].ledger.accepted(), 600);
+    assert_eq!(play.hub.overview().queues[0].ledger.stored, 0);
+    play.see(a);
+    play.send(a, ticket + 1, "old");
+    let now = play.now();
+    play.hub.close_link(now, b, None);
+    play.ms += 7_200_001;
+    play.hub.on_timeout(play.now());
+    assert_eq!(play.see(a), [Seen::Ack { first: 601, count: 1, outcome: Outcome::Expired }]);
+}
+
+fn load(commits: &[Commit], request: &LoadRequest) -> Option<LoadedBlock> {
+    let rows = commits.iter().flat_map(|c| c.rows.iter().zip(std::iter::repeat(c)));
+    let (row, commit) =
+        rows.filter(|(r, _)| r.settled == 0).find(|(r, _)| r.block >= request.from && r.block <= request.to)?;
+    let bytes = &commit.blocks.iter().find(|b| b.block == row.block)?.bytes;
+    let mut messages = Vec::new();
+    crate::logic::block::Block::parse(bytes)
+        .unwrap()
+        .for_each(|m| {
+            messages.push(LoadedMessage {
+                index: m.index,
+                seq: m.seq,
+                source: m.source.clone(),
+                enqueued: m.enqueued,
+                expiry: m.expiry(request.queue).unwrap(),
+                attempts: 0,
+                record: m.record.into(),
+            })
+        })
+        .unwrap();
+    Some(LoadedBlock {
+        block: row.block,
+        total: row.total,
+        settled: 0,
+        bits: vec![],
+        last_expiry: row.last_expiry,
+        messages,
+    })
+}
+
+#[test]
+fn a_blocked_sender_is_helped_by_the_disk_at_once_when_nobody_is_there() {
+    let mut play = Play::new(Restored::default());
+    play.hub.config.credit_messages = 2;
+    let (a, b) = (play.open("a"), play.open("b"));
+    play.send(a, 1, "x");
+    play.send(a, 2, "y");
+    play.see(b);
+    assert!(play.commit().is_none(), "the consumer is there, and was not silent for long");
+    play.ms += STALL;
+    assert!(play.commit().is_some());
+    let now = play.now();
+    play.hub.close_link(now, b, None);
+    play.send(a, 3, "x");
+    assert!(play.commit().is_none());
+    play.send(a, 4, "y");
+    assert!(play.commit().is_some());
+}
+const STALL: u64 = 20;
+
+#[test]
+fn a_failed_commit_tells_the_sender_and_later_ones_go_on() {
+    let mut play = Play::new(Restored::default());
+    let a = play.open("a");
+    play.send(a, 1, "x");
+    play.ms += 1000;
+    let commit = play.hub.poll_commit(play.now()).unwrap();
+    play.hub.handle_committed(play.now(), commit.id, Err("disk".into()));
+    assert_eq!(play.see(a), [Seen::Ack { first: 1, count: 1, outcome: Outcome::Refused }]);
+    play.send(a, 2, "y");
+    assert_eq!(play.see(a), [Seen::Ack { first: 2, count: 1, outcome: Outcome::Refused }]);
+    play.hub.handle_reopened();
+    play.send(a, 3, "z");
+    play.ms += 1000;
+    assert_eq!(play.commit().unwrap().rows[0].total, 1);
+    assert_eq!(play.see(a), [Seen::Ack { first: 3, count: 1, outcome: Outcome::Durable }]);
+    assert_eq!(play.hub.config.flush_interval, Duration::from_secs(1));
+}

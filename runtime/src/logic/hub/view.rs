@@ -1,0 +1,82 @@
+//! What `status`, `tap` and the tests see of the hub. Copies; nobody outside reaches into it.
+
+use super::{Hub, Ledger, LinkIx, StoreState};
+use crate::model::endpoint::{Endpoint, Priority, Source};
+use crate::model::time::Wall;
+
+/// The state of one queue.
+#[derive(Clone, Debug)]
+pub struct QueueView {
+    pub endpoint: Endpoint,
+    pub priority: Priority,
+    pub ledger: Ledger,
+    /// Somebody takes from it now.
+    pub connected: bool,
+}
+
+/// One route with how often its condition was true, false and undefined.
+#[derive(Clone, Debug)]
+pub struct RouteView {
+    pub name: String,
+    pub text: String,
+    pub counts: [u64; 3],
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Overview {
+    pub queues: Vec<QueueView>,
+    /// Messages and bytes in memory.
+    pub messages: usize,
+    pub memory_bytes: u64,
+    /// Messages that matched no route.
+    pub no_route: u64,
+    /// Messages that were not taken.
+    pub refused: u64,
+    pub store: StoreState,
+}
+
+/// A copy of a message for whoever looks on.
+#[derive(Clone, Debug)]
+pub struct Tapped {
+    pub source: Source,
+    pub record: Box<[u8]>,
+    pub enqueued: Wall,
+    pub endpoints: Vec<String>,
+}
+
+impl Hub {
+    pub fn overview(&self) -> Overview {
+        Overview {
+            queues: self
+                .queues
+                .iter()
+                .map(|q| QueueView {
+                    endpoint: q.endpoint.clone(),
+                    priority: q.priority,
+                    ledger: q.ledger,
+                    connected: q.consumer.is_some(),
+                })
+                .collect(),
+            messages: self.entries.len(),
+            memory_bytes: self.entries.bytes(),
+            no_route: self.identities.iter().map(|i| i.no_route).sum(),
+            refused: self.identities.iter().map(|i| i.refused).sum(),
+            store: self.store.clone(),
+        }
+    }
+
+    /// How many look on; at zero no copies are made.
+    pub fn set_taps(&mut self, taps: usize) {
+        self.taps = taps;
+    }
+
+    pub fn take_tapped(&mut self) -> Vec<Tapped> {
+        std::mem::take(&mut self.tapped)
+    }
+
+    /// Messages on their way to the instance, and those it has put aside.
+    pub fn in_hand(&self, ix: LinkIx) -> (usize, usize) {
+        self.link(ix).map_or((0, 0), |l| (l.flying, l.deferred))
+    }
+}

@@ -1,0 +1,40 @@
+//! Every limit of the hub, with unit and reason. What is configurable has its default here.
+
+use std::time::Duration;
+
+/// Oldest a message may be, unsafe, before it is committed. One sync a second is what flash bears for years.
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// An endpoint that has acknowledged nothing for this long counts as stalled: a blocked sender then waits for the disk instead.
+pub const STALLED_AFTER: Duration = Duration::from_millis(20);
+/// Longest that changed documents and settled rows of an otherwise idle store stay unwritten.
+pub const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(3600);
+/// Time to live of a message without one; the field's default.
+pub const TTL: Duration = Duration::from_secs(7200);
+/// Refusals after which a message goes to the dead letters.
+pub const REFUSALS_MAX: u16 = 5;
+/// Memory for everything queued, bytes: records and their bookkeeping.
+pub const MEMORY_BYTES: u64 = 8 * 1024 * 1024;
+/// Messages that one sender may have unacknowledged.
+pub const CREDIT_MESSAGES: u32 = 4_096;
+/// Bytes that one sender may have unacknowledged: four largest messages, and an eighth of the default memory.
+pub const CREDIT_BYTES: u64 = 1024 * 1024;
+/// How far a sender inside a callback may overdraw, as a multiple of its window. Beyond it the hub refuses.
+pub const CREDIT_OVERDRAFT: u32 = 2;
+/// Messages on their way to one module, not counting those it deferred. Hides the latency of a wake-up, not more.
+pub const WINDOW_MESSAGES: usize = 1_024;
+/// Bytes on their way to one module; below the default buffer of a socket pair.
+pub const WINDOW_BYTES: u64 = 256 * 1024;
+/// Messages that one module may hold deferred; then it gets no more until it completes some.
+pub const DEFERRED_MAX: usize = 65_536;
+/// Uncompressed bytes of one block row. Larger rows amortise a commit better, but cost memory when read back.
+pub const BLOCK_BYTES: usize = 256 * 1024;
+/// Uncompressed bytes of one commit: bounds the time until the next sender gets its answer.
+pub const COMMIT_BYTES: usize = 1024 * 1024;
+/// Memory one queue keeps of messages that lie on disk anyway, bytes.
+pub const HEAD_BYTES: u64 = 512 * 1024;
+/// Bookkeeping of one queued message, bytes, added to its record in the account of memory.
+pub const ENTRY_BYTES: u64 = 160;
+/// Longest reason a module may give, bytes; longer ones are cut.
+pub const REASON_BYTES: usize = 512;
+/// Tried again this long after the store failed.
+pub const STORE_RETRY: Duration = Duration::from_secs(5);
