@@ -1,1 +1,3 @@
-//! Declares the files of `io`.
+//! What does: files, sockets, processes, clocks. Leaves the deciding to `logic`.
+
+pub mod store;

@@ -1,0 +1,92 @@
+//! Real redb files: what is committed is there after reopening; what can't be opened is not lost.
+
+use super::*;
+use crate::logic::block::{BlockWriter, Goes};
+use crate::logic::hub::{BlockWrite, QueueRow};
+use crate::model::endpoint::{Endpoint, Source};
+use crate::model::time::Now;
+
+fn options() -> Options {
+    Options { quota_bytes: Some(1 << 30), allow_volatile_state: true, boot_id: "boot".into() }
+}
+
+fn commit(id: u64, block: u64, seqs: &[u64]) -> Commit {
+    let mut writer = BlockWriter::default();
+    let source = Source { module: "a".into(), output: "o".into() };
+    for seq in seqs {
+        writer.push(*seq, &source, Wall(5), &[Goes { queue: 1, expiry: Age(100) }], b"record");
+    }
+    let total = seqs.len() as u32;
+    Commit {
+        id,
+        blocks: vec![BlockWrite { block, bytes: writer.finish() }],
+        rows: vec![RowWrite { queue: 1, block, total, settled: 0, bits: vec![], last_expiry: Age(100) }],
+        queues: vec![QueueRow {
+            id: 1,
+            endpoint: Endpoint::Input { module: "b".into(), input: "i".into() },
+            priority: 7,
+            ledger: crate::logic::hub::Ledger { pending: 3, stored: 3, ..Default::default() },
+        }],
+        documents: vec![("twin/b".into(), Some(b"{}".to_vec()))],
+        next_seq: 50,
+        next_block: block + 1,
+        now: Now { mono: Mono(1), wall: Wall(2), age: Age(3) },
+        ..Commit::default()
+    }
+}
+
+#[test]
+fn a_commit_survives_reopening_and_a_settled_block_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path(), &options()).unwrap().store;
+    assert_eq!(store.commit(&commit(1, 1, &[10, 11, 12])), Ok(None));
+    drop(store);
+    let Opened { mut store, restored, clock, .. } = Store::open(folder.path(), &options()).unwrap();
+    assert_eq!((restored.next_seq, restored.next_block), (50, 2));
+    assert_eq!(restored.queues, commit(1, 1, &[10]).queues);
+    assert_eq!(clock, LastClock { age: Age(3), mono: Mono(1), wall: Wall(2), boot_id: "boot".into() });
+    assert_eq!(store.documents("twin/").unwrap(), [("twin/b".to_owned(), b"{}".to_vec())]);
+    let request = LoadRequest { queue: 1, ix: 0, from: 0, to: 1 };
+    let settle = |settled, bits| Commit {
+        rows: vec![RowWrite { queue: 1, block: 1, total: 3, settled, bits, last_expiry: Age(100) }],
+        next_seq: 50,
+        next_block: 2,
+        ..Commit::default()
+    };
+    store.commit(&settle(1, vec![0b010])).unwrap();
+    let loaded = store.load(&request).unwrap().unwrap();
+    assert_eq!(loaded.messages.iter().map(|m| m.seq).collect::<Vec<_>>(), [10, 12]);
+    assert!(store.sizes().1 > 0);
+    store.commit(&settle(3, vec![0b111])).unwrap();
+    assert!(store.load(&request).unwrap().is_none());
+    assert_eq!(store.sizes().1, 0);
+}
+
+#[test]
+fn a_broken_store_is_moved_aside_and_a_newer_one_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("store.redb"), b"not a database at all").unwrap();
+    let opened = Store::open(folder.path(), &options()).unwrap();
+    let (aside, _) = opened.moved_aside.unwrap();
+    assert_eq!(std::fs::read(aside).unwrap(), b"not a database at all");
+
+    drop(opened.store);
+    std::fs::write(folder.path().join("store.format"), "9\n").unwrap();
+    let before = std::fs::read(folder.path().join("store.redb")).unwrap();
+    let error = Store::open(folder.path(), &options()).err().unwrap();
+    assert!(matches!(error, OpenError::Newer { found: 9, .. }), "{error}");
+    assert_eq!(std::fs::read(folder.path().join("store.redb")).unwrap(), before);
+}
+
+#[test]
+fn one_folder_serves_one_runtime_and_must_be_writable_and_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let _first = Store::open(folder.path(), &options()).unwrap();
+    assert!(matches!(Store::open(folder.path(), &options()).err().unwrap(), OpenError::InUse { .. }));
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"").unwrap();
+    assert!(matches!(Store::open(&file.join("x"), &options()).err().unwrap(), OpenError::Folder { .. }));
+    let strict = Options { allow_volatile_state: false, ..options() };
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    assert!(matches!(Store::open(memory.path(), &strict).err().unwrap(), OpenError::Volatile { .. }));
+}
