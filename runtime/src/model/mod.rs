@@ -1,1 +1,4 @@
 //! Declares the files of `model`.
+
+pub mod instance;
+pub mod time;
