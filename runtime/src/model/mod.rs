@@ -1,4 +1,5 @@
 //! Declares the files of `model`.
 
+pub mod image;
 pub mod instance;
 pub mod time;
