@@ -25,9 +25,6 @@ fn to_text(image: &Image, refusal: Option<String>) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<9} {value}");
     };
-    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    line("inputs", list(&image.inputs));
-    line("outputs", list(&image.outputs));
     line("package", image.package.clone());
     line("sdk", format!("{} (ABI {})", image.sdk_version, image.abi_version));
     line("machine", image.machine.to_string());
@@ -42,8 +39,22 @@ fn to_text(image: &Image, refusal: Option<String>) -> String {
     line("digest", format!("sha256:{}", image.digest));
     line("build id", image.build_id.clone().unwrap_or_else(|| "none".into()));
     line("runs here", refusal.map_or_else(|| "yes".into(), |refusal| format!("no: {refusal}")));
+    ports("inputs", &image.inputs, &image.input_texts, &mut text);
+    ports("outputs", &image.outputs, &image.output_texts, &mut text);
     settings_table(image, &mut text);
     text
+}
+
+fn ports(title: &str, names: &[String], texts: &[String], text: &mut String) {
+    if names.is_empty() {
+        let _ = writeln!(text, "\n{title}: none");
+        return;
+    }
+    let _ = writeln!(text, "\n{title}");
+    let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    for (name, what) in names.iter().zip(texts) {
+        let _ = writeln!(text, "{}", format!("  {name:<width$}  {what}").trim_end());
+    }
 }
 
 fn settings_table(image: &Image, text: &mut String) {
@@ -65,13 +76,16 @@ fn to_json(image: &Image, refusal: Option<String>) -> Value {
         let default: Value = serde_json::from_str(&s.default).unwrap_or(Value::Null);
         (s.name.clone(), json!({ "default": default, "unit": s.unit, "text": s.text }))
     };
+    let pairs = |names: &[String], texts: &[String]| -> serde_json::Map<String, Value> {
+        names.iter().cloned().zip(texts.iter().cloned().map(Value::String)).collect()
+    };
     json!({
         "name": image.name,
         "package": image.package,
         "version": image.version,
         "description": image.description,
-        "inputs": image.inputs,
-        "outputs": image.outputs,
+        "inputs": pairs(&image.inputs, &image.input_texts),
+        "outputs": pairs(&image.outputs, &image.output_texts),
         "settings": image.settings.iter().map(setting).collect::<serde_json::Map<_, _>>(),
         "sdkVersion": image.sdk_version,
         "abiVersion": image.abi_version,
@@ -105,12 +119,14 @@ mod tests {
             description: "Lets through what is beyond a threshold".into(),
             inputs: vec!["in".into()],
             outputs: vec!["alerts".into(), "rest".into()],
+            input_texts: vec![String::new()],
+            output_texts: vec!["too hot".into(), "all else".into()],
             settings: vec![
                 setting("label", "\"hot\"", "", "Written into each alert"),
                 setting("threshold", "21.5", "°C", "Above it, an alert"),
             ],
             sdk_version: "0.1.0".into(),
-            abi_version: 1,
+            abi_version: "1.0.0".into(),
             machine: Machine { number: 183, bits: 64, big_endian: false },
             libc: Libc::Glibc,
             glibc_floor: Some(GlibcVersion { major: 2, minor: 17 }),
@@ -126,16 +142,21 @@ mod tests {
 filter 1.2.0
 Lets through what is beyond a threshold
 
-inputs    in
-outputs   alerts, rest
 package   skerry-filter
-sdk       0.1.0 (ABI 1)
+sdk       0.1.0 (ABI 1.0.0)
 machine   aarch64
 libc      glibc 2.17 or newer
 size      4096 bytes
 digest    sha256:ab12
 build id  none
 runs here no: built for aarch64, this device is x86_64
+
+inputs
+  in
+
+outputs
+  alerts  too hot
+  rest    all else
 
 settings (desired properties)
   label      \"hot\"    Written into each alert

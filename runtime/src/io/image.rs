@@ -31,8 +31,8 @@ pub fn parse(bytes: &[u8]) -> Result<Image, ImageError> {
     }
     let section = elf.section(SECTION).ok_or(ImageError::NoDescription)?;
     let description = describe(section)?;
-    if !ABI_VERSIONS.contains(&description.abi) {
-        return Err(ImageError::AbiVersion { image: description.abi, sdk: description.sdk });
+    if description.abi_version.split('.').next() != ABI_VERSION.split('.').next() {
+        return Err(ImageError::AbiVersion { image: description.abi_version, sdk: description.sdk_version });
     }
     if !elf.exports(ROOT_SYMBOL) {
         return Err(ImageError::NoRootSymbol);
@@ -84,7 +84,7 @@ pub enum ImageError {
     NotLibrary,
     NoDescription,
     Description(String),
-    AbiVersion { image: u32, sdk: String },
+    AbiVersion { image: String, sdk: String },
     NoRootSymbol,
     OtherMachine { image: Machine, device: Machine },
     OldGlibc { image: GlibcVersion, device: GlibcVersion },
@@ -105,9 +105,8 @@ impl fmt::Display for ImageError {
             ImageError::Description(error) => write!(f, "its description (section {SECTION}) is malformed: {error}"),
             ImageError::AbiVersion { image, sdk } => write!(
                 f,
-                "built for ABI version {image} (SDK {sdk}), this runtime speaks {} to {}; rebuild it with a matching SDK",
-                ABI_VERSIONS.start(),
-                ABI_VERSIONS.end()
+                "built for ABI version {image} (SDK {sdk}), this runtime speaks {ABI_VERSION}; \
+                 rebuild it with a matching SDK"
             ),
             ImageError::NoRootSymbol => {
                 f.write_str("it describes a module but does not export one; was it linked without export_module!?")
@@ -124,59 +123,60 @@ impl fmt::Display for ImageError {
 impl std::error::Error for ImageError {}
 
 /// What `export_module!` writes into the section: the package's facts, and its `settings.json` as it stands.
+/// Read leniently, unlike the SDK does: an image of a newer SDK may say more than this runtime knows.
 #[derive(Deserialize)]
 struct Description {
+    format: u32,
     name: String,
     version: String,
-    sdk: String,
-    abi: u32,
+    sdk_version: String,
+    abi_version: String,
     #[serde(default)]
-    settings: SettingsFile,
+    declared: Declared,
 }
 
 #[derive(Default, Deserialize)]
-struct SettingsFile {
-    #[serde(default)]
+#[serde(default)]
+struct Declared {
+    name: Option<String>,
     description: String,
-    #[serde(default)]
-    inputs: Vec<String>,
-    #[serde(default)]
-    outputs: Vec<String>,
-    #[serde(default)]
+    inputs: BTreeMap<String, String>,
+    outputs: BTreeMap<String, String>,
     settings: BTreeMap<String, SettingEntry>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct SettingEntry {
-    #[serde(default)]
     default: serde_json::Value,
-    #[serde(default)]
-    unit: String,
-    #[serde(default)]
+    unit: Option<String>,
     text: String,
 }
 
 fn describe(section: &[u8]) -> Result<Description, ImageError> {
-    let malformed = |error: String| ImageError::Description(error);
+    let malformed = |error: String| Err(ImageError::Description(error));
+    if section.len() > DESCRIPTION_BYTES_MAX {
+        return malformed(format!("{} bytes, the limit is {DESCRIPTION_BYTES_MAX}", section.len()));
+    }
     // A linker may pad the section with zeros.
     let length = section.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-    let description: Description =
-        serde_json::from_slice(&section[..length]).map_err(|error| malformed(error.to_string()))?;
-    let names = [&description.settings.inputs, &description.settings.outputs];
-    let bad = std::iter::once(&description.name).chain(names.into_iter().flatten()).find(|name| !is_name(name));
-    if let Some(name) = bad {
-        return Err(malformed(format!("{name:?} is no name; letters, digits, '-', '_' and '.' make one")));
+    let description: Description = match serde_json::from_slice(&section[..length]) {
+        Ok(description) => description,
+        Err(error) => return malformed(error.to_string()),
+    };
+    if description.format != FORMAT {
+        return malformed(format!("it has format {}, this runtime reads format {FORMAT}", description.format));
     }
-    for names in names {
-        let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
-        if let Some((_, name)) = twice {
-            return Err(malformed(format!("{name:?} is listed twice")));
-        }
-        if names.len() > usize::from(u16::MAX) {
-            return Err(malformed("too many inputs or outputs".into()));
-        }
+    let ports = || description.declared.inputs.keys().chain(description.declared.outputs.keys());
+    let names = std::iter::once(name_of(&description)).chain(ports().map(String::as_str));
+    if let Some(name) = { names }.find(|name| !is_name(name)) {
+        return malformed(format!("{name:?} is no name; letters, digits, '-', '_' and '.' make one"));
     }
     Ok(description)
+}
+
+fn name_of(description: &Description) -> &str {
+    description.declared.name.as_deref().unwrap_or(module_name(&description.name))
 }
 
 /// What may stand as a module id, an input or an output in a topic and a route.
@@ -189,19 +189,24 @@ fn image(description: Description, elf: &Elf<'_>, bytes: &[u8]) -> Image {
     let entry = |(name, entry): (String, SettingEntry)| Setting {
         name,
         default: entry.default.to_string(),
-        unit: entry.unit,
+        unit: entry.unit.unwrap_or_default(),
         text: entry.text,
     };
+    let name = name_of(&description).to_owned();
+    let (inputs, input_texts) = description.declared.inputs.into_iter().unzip();
+    let (outputs, output_texts) = description.declared.outputs.into_iter().unzip();
     Image {
-        name: module_name(&description.name).to_owned(),
+        name,
         package: description.name,
         version: description.version,
-        description: description.settings.description,
-        inputs: description.settings.inputs,
-        outputs: description.settings.outputs,
-        settings: description.settings.settings.into_iter().map(entry).collect(),
-        sdk_version: description.sdk,
-        abi_version: description.abi,
+        description: description.declared.description,
+        inputs,
+        outputs,
+        input_texts,
+        output_texts,
+        settings: description.declared.settings.into_iter().map(entry).collect(),
+        sdk_version: description.sdk_version,
+        abi_version: description.abi_version,
         machine: elf.machine,
         libc: elf.libc(),
         glibc_floor: elf.glibc_floor,
@@ -247,8 +252,12 @@ fn glibc_of(path: &Path, machine: Machine) -> Option<GlibcVersion> {
 const SECTION: &str = ".skerry.module";
 /// The symbol under which `abi_stable` exports a root module, as its version 0.11 spells it; `host::open` asserts it.
 pub const ROOT_SYMBOL: &str = "_1as_0lib_1header_0root_bmodule_bloader";
-/// Versions of the ABI that the module host can drive.
-const ABI_VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
+/// The ABI that the module host drives; an image of another major version is refused. `host::open` asserts it.
+pub const ABI_VERSION: &str = "1.0.0";
+/// Of the description.
+const FORMAT: u32 = 1;
+/// As the SDK has it.
+const DESCRIPTION_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of an image: it is read whole into memory. A debug build of a large module has some 60 MB.
 const IMAGE_BYTES_MAX: u64 = 256 << 20;
 /// The limit of IoT Hub for ids.

@@ -3,9 +3,9 @@
 use super::*;
 use std::process::Command;
 
-pub const GOOD: &str = r#"{"name":"skerry-probe","version":"1.2.3","sdk":"0.1.0","abi":1,"settings":{
-    "description":"A probe","inputs":["in"],"outputs":["out","alerts"],
-    "settings":{"threshold":{"default":21.5,"unit":"°C","text":"Above it, an alert"}}}}"#;
+pub const GOOD: &str = r#"{"format":1,"name":"skerry-probe","version":"1.2.3","sdk_version":"0.1.0","abi_version":"1.0.0",
+    "later":true,"declared":{"description":"A probe","inputs":{"in":"what comes"},
+    "outputs":{"out":"all","alerts":"too hot"},"settings":{"threshold":{"default":21.5,"unit":"°C","text":"Above it, an alert"}}}}"#;
 
 /// A shared library with `description` in its section (none when empty), with or without the root symbol.
 fn library(description: &str, root: bool, flags: &[&str]) -> Vec<u8> {
@@ -46,7 +46,7 @@ fn an_image_says_what_it_is() {
         (image.name.as_str(), image.package.as_str(), image.version.as_str()),
         ("probe", "skerry-probe", "1.2.3")
     );
-    assert_eq!((image.inputs.len(), image.outputs.join(" ")), (1, "out alerts".to_owned()));
+    assert_eq!((image.inputs.len(), image.outputs.join(" ")), (1, "alerts out".to_owned()));
     let setting = &image.settings[0];
     assert_eq!((setting.name.as_str(), setting.default.as_str(), setting.unit.as_str()), ("threshold", "21.5", "°C"));
     assert_eq!((image.libc, image.machine), (Libc::Glibc, device().machine));
@@ -74,9 +74,10 @@ fn each_refusal_is_one_sentence() {
     assert!(refusal(&library(GOOD, false, &["-shared"])).starts_with("it describes a module but does not export one"));
     assert!(refusal(&shared("{\"name\":")).starts_with("its description (section .skerry.module) is malformed: EOF"));
     assert!(refusal(&shared(&GOOD.replace("skerry-probe", "a/b"))).contains("\"a/b\" is no name"));
-    assert!(refusal(&shared(&GOOD.replace("alerts", "out"))).contains("\"out\" is listed twice"));
-    let abi = refusal(&shared(&GOOD.replace("\"abi\":1", "\"abi\":9")));
-    assert!(abi.starts_with("built for ABI version 9 (SDK 0.1.0), this runtime speaks 1 to 1"), "{abi}");
+    assert!(refusal(&shared(&GOOD.replace("alerts", ""))).contains("\"\" is no name"));
+    assert!(refusal(&shared(&GOOD.replace(":1,", ":2,"))).contains("it has format 2, this runtime reads format 1"));
+    let abi = refusal(&shared(&GOOD.replace("1.0.0", "9.1.0")));
+    assert!(abi.starts_with("built for ABI version 9.1.0 (SDK 0.1.0), this runtime speaks 1.0.0;"), "{abi}");
     assert!(refusal(&library(GOOD, true, &["-c"])).starts_with("not a shared library"));
     let missing = read(Path::new("/nowhere/x.so")).unwrap_err().to_string();
     assert!(missing.starts_with("can't be read: No such file"), "{missing}");

@@ -5,7 +5,7 @@ use std::fmt;
 /// One `.so`, immutable; known by its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// The module's name: the package's without a leading `skerry-` or `skerry-module-`.
+    /// The module's name: as declared, or the package's without a leading `skerry-` or `skerry-module-`.
     pub name: String,
     /// The cargo package's name.
     pub package: String,
@@ -15,9 +15,14 @@ pub struct Image {
     pub inputs: Vec<String>,
     /// A `Publish` frame names an output by its index here.
     pub outputs: Vec<String>,
+    /// One text an input, in the same order; may be empty.
+    pub input_texts: Vec<String>,
+    /// One text an output.
+    pub output_texts: Vec<String>,
     pub settings: Vec<Setting>,
     pub sdk_version: String,
-    pub abi_version: u32,
+    /// `major.minor.patch`; the major one must be the runtime's.
+    pub abi_version: String,
     pub machine: Machine,
     pub libc: Libc,
     /// The newest symbol version of glibc that it needs; the oldest glibc that it runs on.
