@@ -45,8 +45,11 @@ pub enum Completion {
     Done = 0,
     /// The module refused it: counted, and delivered again.
     Refused = 1,
-    /// Given back untouched, because an earlier message of its queue was refused or the instance stops. Not counted.
+    /// Given back untouched, because an earlier message of its stream was refused or the instance stops. Not counted.
     Returned = 2,
+    /// Not an end: the module keeps it (`Message::defer`) and ends it later with another completion. Sent when the callback
+    /// returns, so that the runtime makes room in the delivery window.
+    Deferred = 3,
 }
 
 /// Where a module was when it failed.
@@ -85,7 +88,9 @@ pub enum ToHost<'a> {
         reported: &'a str,
         state_dir: &'a str,
     },
-    /// `id`s of one link count up by one from 1. `queue` names the queue for redelivery, `input` is an index into the image's inputs.
+    /// `id`s of one link count up by one from 1. `input` is an index into the image's inputs. `queue` names an ordered stream:
+    /// after a delivery was refused, the host gives back (`Returned`) that stream's later deliveries, those in its inbox and
+    /// every one that still arrives, for good; the runtime delivers them again under a new stream number.
     Deliver {
         id: u64,
         queue: u32,
@@ -500,7 +505,7 @@ fn outcome_from(byte: u8) -> Option<Outcome> {
 }
 
 fn completion_from(byte: u8) -> Option<Completion> {
-    [Completion::Done, Completion::Refused, Completion::Returned].get(usize::from(byte)).copied()
+    [Completion::Done, Completion::Refused, Completion::Returned, Completion::Deferred].get(usize::from(byte)).copied()
 }
 
 fn failure_from(byte: u8) -> Option<FailureKind> {
