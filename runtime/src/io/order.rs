@@ -31,6 +31,8 @@ pub struct Order {
     pub death_signal: bool,
     /// The runtime's process id: when another is the parent already, the runtime died first.
     pub parent: i32,
+    /// The user that the host was started as, when it has one of its own.
+    pub uid: Option<u32>,
     /// Use Landlock where the kernel has it.
     pub landlock: bool,
 }

@@ -69,6 +69,10 @@ pub fn spawn(binary: &HostBinary, spec: &Spec, image: &File) -> io::Result<Host>
         // The dynamic linker would run a library of the module's choice before the host has confined itself.
         return Err(io::Error::other(format!("the environment variable {name} may not be set for a module")));
     }
+    let mut paths = spec.hidden.iter().chain(&spec.writable).chain([&spec.state_dir]);
+    if let Some(path) = paths.find(|path| !path.is_absolute()) {
+        return Err(io::Error::other(format!("{} is not an absolute path", path.display())));
+    }
     prepare_state_dir(spec)?;
     let status = StatusPage::create()?;
     let (link, theirs) = UnixStream::pair()?;
@@ -90,6 +94,7 @@ pub fn spawn(binary: &HostBinary, spec: &Spec, image: &File) -> io::Result<Host>
         wait_debugger: spec.wait_debugger,
         death_signal: on_main_thread,
         parent: std::process::id() as i32,
+        uid: spec.uid,
         landlock: spec.landlock,
     };
     let sent = order::send(&host.link, &order, image.as_fd(), host.status.as_fd());
@@ -98,6 +103,7 @@ pub fn spawn(binary: &HostBinary, spec: &Spec, image: &File) -> io::Result<Host>
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => host.link.set_nonblocking(true)?,
         Err(error) => {
             host.kill();
+            host.wait()?;
             return Err(error);
         }
         Ok(()) => {}
@@ -111,7 +117,8 @@ impl Host {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Reaps the process when it has ended; until then `None`, at once.
+    /// Reaps the process when it has ended; until then `None`, at once. Also `None` while a tracer has not let it
+    /// go, although `pidfd` is readable: ask again a little later.
     pub fn try_wait(&self) -> io::Result<Option<Ended>> {
         self.wait_with(WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
     }

@@ -57,7 +57,7 @@ impl StatusPage {
         let mut bytes = [0; WORDS * 8];
         self.file.read_exact_at(&mut bytes, 0)?;
         let (words, _) = bytes.as_chunks::<8>();
-        let word = |at: usize| u64::from_le_bytes(words[at]);
+        let word = |at: usize| u64::from_ne_bytes(words[at]);
         Ok(Snapshot {
             live: word(0) == MAGIC,
             delivery: word(1),
@@ -88,7 +88,7 @@ impl Snapshot {
 /// One page on most machines; the host maps no more of it.
 pub const PAGE_BYTES: u64 = 4096;
 /// What the first word says once the host has mapped the page.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"skerry\0\x01");
+pub const MAGIC: u64 = u64::from_ne_bytes(*b"skerry\0\x01");
 const WORDS: usize = 8;
 /// A host that writes all the time must not keep its reader.
 const READS_MAX: usize = 4;
@@ -102,7 +102,7 @@ mod tests {
         let page = StatusPage::create().unwrap();
         assert_eq!(page.read().unwrap(), Snapshot::default());
         for (at, word) in [MAGIC, 1, 2, 3, 11, 0x1500, 0x1000, 0x2000].into_iter().enumerate() {
-            page.file.write_all_at(&word.to_le_bytes(), at as u64 * 8).unwrap();
+            page.file.write_all_at(&word.to_ne_bytes(), at as u64 * 8).unwrap();
         }
         let snapshot = page.read().unwrap();
         assert!(snapshot.live && snapshot.delivery == 1 && snapshot.callback_started_ms == 2);
