@@ -60,8 +60,9 @@ pub trait Host: Send + Sync {
     /// Hands over one encoded record. `output` is an index into the sorted names of the image's outputs,
     /// `flags` a sum of `publish::*`, `parents` the deliveries (beside the one in progress) that complete with it.
     fn publish(&self, output: u16, flags: u32, parents: RSlice<'_, u64>, record: RSlice<'_, u8>) -> Sent;
-    /// Takes the delivery in progress out of the callback's hands: its id, or 0 when there is none.
-    fn defer(&self) -> u64;
+    /// Takes a delivery out of its callback's hands. False unless that callback is in progress on this thread,
+    /// or when it was done before.
+    fn defer(&self, delivery: u64) -> bool;
     /// Ends a deferred delivery; `completion` as in `wire::frame::Completion`. Unknown ids are ignored.
     fn complete(&self, delivery: u64, completion: u8, reason: RStr<'_>);
     /// Asks the runtime (`ask::*`). The id of the answer in the space `space::ASK`.

@@ -37,6 +37,13 @@ pub enum Outcome {
     Refused = 7,
 }
 
+impl Outcome {
+    /// The outcome with that number.
+    pub fn from_byte(byte: u8) -> Option<Outcome> {
+        outcome_from(byte)
+    }
+}
+
 /// How a consumer ended one delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -50,6 +57,13 @@ pub enum Completion {
     /// Not an end: the module keeps it (`Message::defer`) and ends it later with another completion. Sent when the callback
     /// returns, so that the runtime makes room in the delivery window.
     Deferred = 3,
+}
+
+impl Completion {
+    /// The completion with that number.
+    pub fn from_byte(byte: u8) -> Option<Completion> {
+        completion_from(byte)
+    }
 }
 
 /// Where a module was when it failed.
@@ -66,6 +80,13 @@ pub enum FailureKind {
     Asked = 3,
     /// The host could not confine itself as it was told to.
     Confinement = 4,
+}
+
+impl FailureKind {
+    /// The kind with that number.
+    pub fn from_byte(byte: u8) -> Option<FailureKind> {
+        failure_from(byte)
+    }
 }
 
 /// Runtime to host.

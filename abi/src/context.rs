@@ -1,0 +1,310 @@
+//! What a module can do: send, report, sign, start threads, learn that it is to stop. Cheap to clone and
+//! usable from any thread or executor. Must never block inside a callback, but for answers that are at hand.
+
+use std::{
+    borrow::Borrow,
+    cell::RefCell,
+    path::Path,
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use abi_stable::std_types::{RSlice, RStr};
+
+use crate::{
+    Error, Result,
+    deferred::Deferred,
+    description::Description,
+    error::{AnswerError, SendError},
+    message::Message,
+    panics,
+    raw::{HostBox, answer, ask, publish, sent, space},
+    receipt::{Pending, Receipt, Stopped, span_ms, text, there},
+    twin::{Twin, TwinState},
+    wire::frame::FailureKind,
+};
+
+/// Most handles that one message can complete, see [`Context::send_completing`]: their ids (8 bytes each) must
+/// fit the frame beside a largest message.
+pub const HANDLES_MAX: usize = 16_384;
+
+/// When a message is to be safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// With the next commit, if it is not settled before: a message that is delivered in time is never written to disk.
+    #[default]
+    Batched,
+    /// As soon as the disk can: costs a commit.
+    Now,
+}
+
+/// The runtime, as one instance sees it.
+///
+/// ```no_run
+/// # use skerry_abi::*;
+/// # fn example(cx: &Context) -> Result<()> {
+/// let cx = cx.clone();
+/// cx.clone().spawn("sampler", move || {
+///     while !cx.wait_stop(std::time::Duration::from_secs(1)) {
+///         cx.send("metrics", Message::new("tick"))?;
+///     }
+///     Ok(())
+/// })?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Context(Arc<Inner>);
+
+struct Inner {
+    host: HostBox,
+    description: Description,
+    /// In the order of their index on the link.
+    outputs: Vec<String>,
+    twin: Mutex<TwinState>,
+}
+
+thread_local! {
+    /// The instance whose thread this is: for `Message::defer`, and for the logger.
+    static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
+    /// Where messages are encoded, so that a send allocates nothing.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A scratch buffer that grew beyond this is given back, bytes.
+const SCRATCH_BYTES_KEPT: usize = 64 * 1024;
+
+impl Context {
+    pub(crate) fn new(host: HostBox, description: Description) -> Context {
+        let outputs = description.outputs().map(str::to_owned).collect();
+        let twin = Mutex::new(TwinState::new(host.reported()));
+        Context(Arc::new(Inner { host, description, outputs, twin }))
+    }
+
+    /// Sends a message to an output.
+    ///
+    /// Inside a callback this never blocks; the input completes only when the message is safe. Elsewhere it waits
+    /// for credit. The message can be given by reference, to have it still when this fails.
+    ///
+    /// # Errors
+    /// See [`SendError`]; the message is then nowhere.
+    pub fn send(&self, output: &str, message: impl Borrow<Message>) -> Result<Receipt, SendError> {
+        self.publish(output, message.borrow(), 0, &[])
+    }
+
+    /// Like [`send`](Context::send), with a say in when the message is to be safe.
+    ///
+    /// # Errors
+    /// As `send`.
+    pub fn send_with(
+        &self,
+        output: &str,
+        message: impl Borrow<Message>,
+        durability: Durability,
+    ) -> Result<Receipt, SendError> {
+        let flags = if durability == Durability::Now { publish::NOW } else { 0 };
+        self.publish(output, message.borrow(), flags, &[])
+    }
+
+    /// Like [`send`](Context::send), but never waits.
+    ///
+    /// # Errors
+    /// As `send`; `NoCredit` also outside of callbacks.
+    pub fn try_send(&self, output: &str, message: impl Borrow<Message>) -> Result<Receipt, SendError> {
+        self.publish(output, message.borrow(), publish::TRY, &[])
+    }
+
+    /// Sends a message that stands for others: the deferred inputs complete when it is safe, in one step with it.
+    /// Takes all handles out of `handles`, unless it fails.
+    ///
+    /// ```no_run
+    /// # use skerry_abi::*;
+    /// # fn example(cx: &Context, held: &mut Vec<Deferred>) -> Result<()> {
+    /// cx.send_completing("averages", Message::new("23.5"), held)?;
+    /// assert!(held.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As `send`, and `TooManyHandles`.
+    pub fn send_completing(
+        &self,
+        output: &str,
+        message: impl Borrow<Message>,
+        handles: &mut Vec<Deferred>,
+    ) -> Result<Receipt, SendError> {
+        if handles.len() > HANDLES_MAX {
+            return Err(SendError::TooManyHandles(HANDLES_MAX));
+        }
+        let parents: Vec<u64> = handles.iter().map(Deferred::delivery).collect();
+        let receipt = self.publish(output, message.borrow(), 0, &parents)?;
+        handles.drain(..).for_each(Deferred::complete);
+        Ok(receipt)
+    }
+
+    /// Who this instance is.
+    pub fn identity(&self) -> Identity<'_> {
+        Identity(self)
+    }
+
+    /// The desired and reported properties of this instance.
+    pub fn twin(&self) -> Twin<'_> {
+        Twin(self)
+    }
+
+    /// A folder of this instance's own that survives restarts, updates and roll-backs.
+    pub fn state_dir(&self) -> &Path {
+        Path::new(self.host().state_dir().as_str())
+    }
+
+    /// Starts a thread. When it panics or returns an error, the instance fails with it and is started anew.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn spawn<F>(&self, name: &str, run: F) -> Result<JoinHandle<()>>
+    where
+        F: FnOnce() -> Result<()> + Send + 'static,
+    {
+        let cx = self.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            cx.make_current();
+            let failure = match panics::guarded(run) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(panic) => panic,
+            };
+            cx.host().fail(FailureKind::Thread as u8, RStr::from_str(&failure));
+        })?;
+        Ok(thread)
+    }
+
+    /// The instance is to stop: threads of the module should come to an end.
+    pub fn is_stopping(&self) -> bool {
+        self.host().stopping()
+    }
+
+    /// Sleeps, but no longer than until the instance is to stop. True when it is.
+    pub fn wait_stop(&self, span: Duration) -> bool {
+        self.stop_signal().wait(span_ms(span)).state != answer::PENDING
+    }
+
+    /// A future that ends when the instance is to stop.
+    pub fn stopped(&self) -> Stopped {
+        Stopped(self.stop_signal())
+    }
+
+    /// Ends this instance as failed: the runtime starts it anew, by the restart policy. Returns at once; the process
+    /// ends soon after.
+    pub fn fail(&self, reason: &str) {
+        self.host().fail(FailureKind::Asked as u8, RStr::from_str(reason));
+    }
+
+    pub(crate) fn host(&self) -> &HostBox {
+        &self.0.host
+    }
+
+    pub(crate) fn description(&self) -> &Description {
+        &self.0.description
+    }
+
+    pub(crate) fn twin_state(&self) -> std::sync::MutexGuard<'_, TwinState> {
+        self.0.twin.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn make_current(&self) {
+        CURRENT.with_borrow_mut(|current| {
+            if !current.as_ref().is_some_and(|current| current.is(self)) {
+                *current = Some(self.clone());
+            }
+        });
+    }
+
+    pub(crate) fn current() -> Option<Context> {
+        // A thread that ends logs from its destructors, when there is no thread-local any more.
+        CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    }
+
+    /// The very same instance.
+    pub(crate) fn is(&self, other: &Context) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn stop_signal(&self) -> Pending {
+        Pending { context: self.clone(), space: space::STOP, id: 0, open: true }
+    }
+
+    fn publish(&self, output: &str, message: &Message, flags: u32, parents: &[u64]) -> Result<Receipt, SendError> {
+        let Some(index) = self.0.outputs.iter().position(|name| name == output) else {
+            return Err(SendError::UndeclaredOutput(output.to_owned()));
+        };
+        SCRATCH.with_borrow_mut(|record| {
+            record.clear();
+            message.encode(record).map_err(SendError::Message)?;
+            let flags = flags | publish::RECEIPT;
+            let sent = self.host().publish(
+                index as u16,
+                flags,
+                RSlice::from_slice(parents),
+                RSlice::from_slice(record.as_slice()),
+            );
+            if record.capacity() > SCRATCH_BYTES_KEPT {
+                *record = Vec::new();
+            }
+            match sent.code {
+                sent::TAKEN => Ok(Receipt::new(self.clone(), sent.ticket)),
+                sent::NO_CREDIT => Err(SendError::NoCredit),
+                sent::TOO_LARGE => Err(SendError::TooManyHandles(HANDLES_MAX)),
+                _ => Err(SendError::Stopping),
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Context({})", self.identity().path())
+    }
+}
+
+/// Who an instance is, and its signature. The key itself never leaves the runtime.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity<'a>(&'a Context);
+
+impl<'a> Identity<'a> {
+    /// Id of the device.
+    pub fn device(&self) -> &'a str {
+        self.0.host().device().as_str()
+    }
+
+    /// Id of the module, as the manifest names it.
+    pub fn module(&self) -> &'a str {
+        self.0.host().module().as_str()
+    }
+
+    /// Counts the starts of this module.
+    pub fn generation(&self) -> u64 {
+        self.0.host().generation()
+    }
+
+    /// `/devices/<device>/modules/<module>`.
+    pub fn path(&self) -> String {
+        format!("/devices/{}/modules/{}", self.device(), self.module())
+    }
+
+    /// The HMAC-SHA256 of `bytes` under the identity's key: 32 bytes. Allowed inside a callback.
+    ///
+    /// # Errors
+    /// The runtime holds no key for this identity, or the link has ended.
+    pub fn sign(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        let host = self.0.host();
+        let rid = host.ask(ask::SIGN, RSlice::from_slice(bytes));
+        let answer = there(host.wait(space::ASK, rid, -1))?;
+        if answer.code == 200 {
+            Ok(answer.bytes.into_vec())
+        } else {
+            Err(Error::from(AnswerError::Refused(text(&answer))).during("signing"))
+        }
+    }
+}
