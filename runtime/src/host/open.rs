@@ -91,7 +91,7 @@ fn executable(image: OwnedFd) -> io::Result<OwnedFd> {
     let (mut image, mut copy) = (File::from(image), File::from(memory));
     image.rewind()?;
     io::copy(&mut image, &mut copy)?;
-    Ok(copy.as_fd().try_clone_to_owned()?)
+    copy.as_fd().try_clone_to_owned()
 }
 
 /// abi_stable's reports span many lines.
@@ -112,8 +112,6 @@ const TEXT_BYTES_MAX: usize = 400;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn what_is_read_from_a_file_is_what_is_loaded() {
         assert_eq!(crate::io::image::ROOT_SYMBOL, abi_stable::library::ROOT_MODULE_LOADER_NAME);
