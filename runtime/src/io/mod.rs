@@ -1,3 +1,10 @@
 //! What does: files, sockets, processes, clocks. Leaves the deciding to `logic`.
 
+pub mod crash_report;
+pub mod elf;
+pub mod image;
+pub mod images;
+pub mod order;
+pub mod process;
+pub mod status_page;
 pub mod store;

@@ -3,4 +3,5 @@
 
 pub mod block;
 pub mod hub;
+pub mod restart;
 pub mod routing;

@@ -1,5 +1,7 @@
 //! The nouns. Knows nobody; never serialises itself.
 
 pub mod endpoint;
+pub mod image;
+pub mod instance;
 pub mod limits;
 pub mod time;

@@ -1,0 +1,204 @@
+//! How an instance ended, in words that an operator can act on. Must never guess: what is not known is left out.
+
+use std::fmt;
+
+/// One end of one process. Made by the instance task from the exit status, the status page and the last frames.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The process ended by itself with this code.
+    Code(i32),
+    /// A signal ended it. `image_offset` is where in the image's file the program counter stood, when it stood in the image.
+    Signal { signal: i32, image_offset: Option<u64> },
+    /// A callback, or a thread of `Context::spawn`, panicked and the instance ended for it.
+    Panic(String),
+    /// The host's last words.
+    Failed { failure: Failure, text: String },
+    /// A callback lasted longer than `hang_after`, and the process was killed for it.
+    Hung { ms: u64 },
+    /// The host never said `Hello`.
+    NeverHello,
+    /// What came over the link was no frame, or a frame that had no business there.
+    LinkRubbish(String),
+}
+
+/// What failed before the instance could run, as the host said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The image could not be opened, or its ABI does not fit.
+    Image,
+    /// `start` returned an error or panicked.
+    Start,
+    /// A thread of the module panicked.
+    Thread,
+    /// The module asked for it.
+    Asked,
+    /// The host could not confine itself as it was told to.
+    Confinement,
+}
+
+impl Exit {
+    /// Whether the process ended as it should: code 0. What a restart policy of `on-failure` asks.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Exit::Code(0))
+    }
+
+    /// The code that a deployment report shows, by the custom of shells and container engines: 128 + signal.
+    pub fn code(&self) -> i32 {
+        match self {
+            Exit::Code(code) => *code,
+            Exit::Signal { signal, .. } => 128 + signal,
+            Exit::Hung { .. } => 128 + 9,
+            Exit::Panic(_) => 101,
+            Exit::Failed { .. } | Exit::NeverHello | Exit::LinkRubbish(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => match HostExit::from_code(*code) {
+                Some(exit) => write!(f, "ended with code {code} ({})", exit.reason()),
+                None => write!(f, "ended with code {code}"),
+            },
+            Exit::Signal { signal, image_offset: Some(offset) } => {
+                write!(f, "killed by {} at offset {offset:#x} of its image", signal_name(*signal))
+            }
+            Exit::Signal { signal, image_offset: None } => write!(f, "killed by {}", signal_name(*signal)),
+            Exit::Panic(text) => write!(f, "panicked: {}", one_line(text)),
+            Exit::Failed { failure, text } => write!(f, "{}: {}", failure.reason(), one_line(text)),
+            Exit::Hung { ms } => write!(f, "killed: one callback lasted {ms} ms"),
+            Exit::NeverHello => f.write_str("its host process never said hello"),
+            Exit::LinkRubbish(text) => write!(f, "its link carried rubbish: {}", one_line(text)),
+        }
+    }
+}
+
+impl Failure {
+    fn reason(self) -> &'static str {
+        match self {
+            Failure::Image => "its image does not load",
+            Failure::Start => "start failed",
+            Failure::Thread => "a thread panicked",
+            Failure::Asked => "the module gave up",
+            Failure::Confinement => "its process could not be confined",
+        }
+    }
+}
+
+/// The exit codes of the module host: one a reason, so that an exit without last words still says something.
+/// They lie above the codes that modules use and below 101, with which Rust ends a panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostExit {
+    /// The instance was told to stop, or its work was done.
+    Done = 0,
+    /// Started by hand: no link on standard input.
+    NoLink = 80,
+    /// The runtime sent no order, or one that makes no sense.
+    NoOrder = 81,
+    /// The runtime closed the link: it is gone.
+    LinkClosed = 82,
+    /// The runtime sent no `Hello` and no `Start` in time, or one of another version.
+    NoHello = 83,
+    /// The image does not load. Last words were sent.
+    Image = 84,
+    /// The process could not be confined as ordered. Last words were sent.
+    Confinement = 85,
+    /// The module failed, and last words were sent.
+    Module = 86,
+}
+
+impl HostExit {
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    pub fn from_code(code: i32) -> Option<HostExit> {
+        use HostExit::*;
+        [NoLink, NoOrder, LinkClosed, NoHello, Image, Confinement, Module].into_iter().find(|e| *e as i32 == code)
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            HostExit::Done => "done",
+            HostExit::NoLink => "its host has no link",
+            HostExit::NoOrder => "its host got no order",
+            HostExit::LinkClosed => "its link closed",
+            HostExit::NoHello => "its host got no hello",
+            HostExit::Image => "its image does not load",
+            HostExit::Confinement => "its host could not be confined",
+            HostExit::Module => "the module failed",
+        }
+    }
+}
+
+/// The usual name of a signal. The numbers are those of every machine that skerry builds for.
+pub fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        other => return format!("signal {other}"),
+    };
+    name.to_owned()
+}
+
+/// A panic's text may span lines and be long; a status line may not.
+fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(TEXT_CHARS_MAX) {
+        Some((at, _)) => format!("{}…", &line[..at]),
+        None => line,
+    }
+}
+
+/// Characters of a module's own words that a status line repeats.
+const TEXT_CHARS_MAX: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_exit_is_one_line() {
+        let cases = [
+            (Exit::Code(0), "ended with code 0"),
+            (Exit::Code(82), "ended with code 82 (its link closed)"),
+            (
+                Exit::Signal { signal: 11, image_offset: Some(0x1a2b) },
+                "killed by SIGSEGV at offset 0x1a2b of its image",
+            ),
+            (Exit::Signal { signal: 9, image_offset: None }, "killed by SIGKILL"),
+            (Exit::Signal { signal: 40, image_offset: None }, "killed by signal 40"),
+            (Exit::Panic("left\n  right".into()), "panicked: left right"),
+            (Exit::Failed { failure: Failure::Start, text: "no port".into() }, "start failed: no port"),
+            (Exit::Hung { ms: 30_000 }, "killed: one callback lasted 30000 ms"),
+            (Exit::NeverHello, "its host process never said hello"),
+            (Exit::LinkRubbish("kind 9".into()), "its link carried rubbish: kind 9"),
+        ];
+        for (exit, line) in cases {
+            assert_eq!(exit.to_string(), line);
+        }
+        assert_eq!(Exit::Panic("ä".repeat(1000)).to_string().chars().count(), "panicked: ".len() + TEXT_CHARS_MAX + 1);
+    }
+
+    #[test]
+    fn codes_are_those_of_shells() {
+        assert_eq!(Exit::Signal { signal: 11, image_offset: None }.code(), 139);
+        assert_eq!(Exit::Hung { ms: 1 }.code(), 137);
+        assert!(Exit::Code(0).is_success() && !Exit::NeverHello.is_success());
+    }
+}
