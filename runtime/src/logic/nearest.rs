@@ -4,10 +4,14 @@
 /// The known name with the fewest typing errors between it and `typed`, if these are few for its length.
 pub fn nearest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (typed.chars().count() / 3).max(1);
+    let typed = typed.to_lowercase();
     known
         .into_iter()
-        .map(|name| (distance(&typed.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(errors, name)| *errors <= allowed.max(name.len() / 4) && *errors < name.len())
+        .map(|name| (distance(&typed, &name.to_lowercase()), name))
+        .filter(|(errors, name)| {
+            let cut_short = typed.len() >= CUT_SHORT_MIN && name.to_lowercase().starts_with(&typed);
+            (*errors <= allowed.max(name.len() / 4) && *errors < name.len()) || cut_short
+        })
         .min_by_key(|(errors, _)| *errors)
         .map(|(_, name)| name)
 }
@@ -34,6 +38,8 @@ fn distance(a: &str, b: &str) -> usize {
 
 /// Characters of a name that are compared: names end at 128, and the work grows with the square.
 const LENGTH_MAX: usize = 128;
+/// Letters from which on the beginning of a name stands for it.
+const CUT_SHORT_MIN: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -53,6 +59,8 @@ mod tests {
         check("flush-intervall", Some("flush_interval"));
         check("TTL", Some("ttl"));
         check("tll", Some("ttl"));
+        check("mem", Some("memory"));
+        check("flush", Some("flush_interval"));
         check("x", None);
         check("", None);
         check("temperature", None);

@@ -56,7 +56,7 @@ pub fn show_bytes(bytes: u64) -> String {
         _ => ("GiB", 1 << 30),
     };
     let tenths = bytes.saturating_mul(10) / size;
-    if tenths % 10 == 0 || tenths >= 1_000 {
+    if tenths.is_multiple_of(10) || tenths >= 1_000 {
         format!("{}{unit}", tenths / 10)
     } else {
         format!("{}.{}{unit}", tenths / 10, tenths % 10)
