@@ -1,5 +1,9 @@
 //! Declares the files of `app`.
 
+pub mod cli;
 pub mod config;
+pub mod pending;
 pub mod settings;
+pub mod table;
 pub mod toml_table;
+pub mod verbs;
