@@ -2,9 +2,12 @@
 
 pub mod crash_report;
 pub mod elf;
+pub mod http;
 pub mod image;
 pub mod images;
 pub mod order;
+pub mod peer;
 pub mod process;
+pub mod socket;
 pub mod status_page;
 pub mod store;

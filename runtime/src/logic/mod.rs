@@ -3,5 +3,8 @@
 
 pub mod block;
 pub mod hub;
+pub mod message_json;
+pub mod nearest;
 pub mod restart;
 pub mod routing;
+pub mod units;

@@ -1,1 +1,4 @@
 //! Declares the files of `tasks`.
+
+pub mod control;
+pub mod mailbox;

@@ -1,0 +1,364 @@
+//! What the settings mean: file, flags and surroundings in one value without open questions.
+//! Must never touch the file system beyond reading the configuration itself: `resolve` is pure.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::settings::{self, LimitSettings, Settings};
+
+/// First wait after a failure, as IoT Edge has it; doubled each time up to the next.
+pub const BACKOFF_BASE: Duration = Duration::from_secs(10);
+pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Priority of a route that names none.
+pub const PRIORITY_DEFAULT: u32 = 2_000_000_000;
+/// Characters of a device or module id: IoT Hub's limit.
+const ID_LENGTH_MAX: usize = 128;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
+    pub device_id: String,
+    pub provisioning: Provisioning,
+    pub modules: ModulesConfig,
+    /// For instances that say nothing else.
+    pub limits: Limits,
+    pub isolation: IsolationConfig,
+    pub routes: Vec<RouteConfig>,
+    pub store: StoreConfig,
+    pub restart: RestartConfig,
+    pub state_folder: PathBuf,
+    pub control_socket: PathBuf,
+    pub log_level: log::LevelFilter,
+    /// Instances whose host waits for a debugger before it opens the image.
+    pub wait_debugger: Vec<String>,
+}
+
+/// Where identity and keys come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provisioning {
+    None,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModulesConfig {
+    pub folders: Vec<PathBuf>,
+    pub autostart: bool,
+    pub instances: BTreeMap<String, InstanceConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceConfig {
+    pub image: ImageRef,
+    pub enabled: bool,
+    pub env: BTreeMap<String, String>,
+    pub limits: Limits,
+    /// Desired properties for a twin that has none yet.
+    pub settings: Map<String, Value>,
+}
+
+/// An image in the drop-in folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRef {
+    pub name: String,
+    /// Absent: the newest.
+    pub version: Option<String>,
+}
+
+impl ImageRef {
+    /// `NAME` or `NAME@VERSION`. The error says what was expected.
+    pub fn parse(text: &str) -> Result<ImageRef, String> {
+        let (name, version) = text.split_once('@').map_or((text, None), |(name, version)| (name, Some(version)));
+        if text.contains(':') {
+            return Err("\"NAME\" or \"NAME@VERSION\" (file:, https: and oci: are not in this version)".to_owned());
+        }
+        if instance_name_fault(name).is_some() || version.is_some_and(str::is_empty) {
+            return Err("\"NAME\" or \"NAME@VERSION\"".to_owned());
+        }
+        Ok(ImageRef { name: name.to_owned(), version: version.map(str::to_owned) })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub memory_bytes_max: u64,
+    pub files_max: u32,
+    pub processes_max: u32,
+    pub hang_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { memory_bytes_max: 128 << 20, files_max: 256, processes_max: 64, hang_after: Duration::from_secs(30) }
+    }
+}
+
+impl Limits {
+    fn with(&self, typed: &LimitSettings) -> Limits {
+        Limits {
+            memory_bytes_max: typed.memory_max.unwrap_or(self.memory_bytes_max),
+            files_max: typed.files_max.unwrap_or(self.files_max),
+            processes_max: typed.processes_max.unwrap_or(self.processes_max),
+            hang_after: typed.hang_after.unwrap_or(self.hang_after),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IsolationConfig {
+    /// First of the uids that instances get when the runtime is root.
+    pub uid_base: u32,
+    pub landlock: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteConfig {
+    pub name: String,
+    pub route: String,
+    pub line: usize,
+    /// 0 is served first; a route that says nothing comes after 9, as in IoT Edge.
+    pub priority: u32,
+    pub ttl: TimeToLive,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeToLive {
+    After(Duration),
+    Never,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreConfig {
+    pub path: PathBuf,
+    pub quota: Quota,
+    pub flush_interval: Duration,
+    pub ttl: TimeToLive,
+    pub memory_bytes_max: u64,
+    pub at_quota: AtQuota,
+    pub allow_volatile_state: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quota {
+    /// The smaller of a quarter of the file system's free space and 1 GiB.
+    Auto,
+    Bytes(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtQuota {
+    Refuse,
+    Evict,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartConfig {
+    pub backoff_base: Duration,
+    pub backoff_max: Duration,
+    pub max_restarts: u32,
+    pub healthy_after: Duration,
+}
+
+/// The flags of `skerry run`; each beats the file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Flags {
+    pub config: Option<PathBuf>,
+    pub modules: Vec<PathBuf>,
+    pub state: Option<PathBuf>,
+    pub control: Option<PathBuf>,
+    pub device: Option<String>,
+    pub wait_debugger: Vec<String>,
+}
+
+/// Why a text is not a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteFault {
+    /// Characters from 1.
+    pub column: usize,
+    pub message: String,
+}
+
+/// Judges the text of a route: the language is `logic`'s, the file and line are known here.
+pub type RouteCheck = fn(&str) -> Result<(), RouteFault>;
+
+/// What a device or instance id must be, if `id` is not.
+pub fn id_fault(id: &str) -> Option<String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-._:%#*?!(),=@;$'".contains(c);
+    let bad = id.is_empty() || id.len() > ID_LENGTH_MAX || !id.chars().all(good);
+    bad.then(|| "1 to 128 ASCII letters, digits and - . _ : % # * ? ! ( ) , = @ ; $ '".to_owned())
+}
+
+/// The same for instances and images, whose names also become folders and parts of topics.
+pub fn instance_name_fault(name: &str) -> Option<&'static str> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let bad = name.is_empty() || name.len() > ID_LENGTH_MAX || name.starts_with('.') || !name.chars().all(good);
+    bad.then_some("1 to 128 ASCII letters, digits and - . _, not beginning with a dot")
+}
+
+/// What the process finds itself in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    pub uid: u32,
+    pub host_name: String,
+    pub folder: PathBuf,
+    pub home: Option<PathBuf>,
+    pub xdg_config: Option<PathBuf>,
+    pub xdg_state: Option<PathBuf>,
+    pub xdg_runtime: Option<PathBuf>,
+}
+
+impl Surroundings {
+    pub fn look() -> Surroundings {
+        // The XDG specification has relative paths ignored.
+        let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        Surroundings {
+            uid: rustix::process::geteuid().as_raw(),
+            host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            home: folder("HOME"),
+            xdg_config: folder("XDG_CONFIG_HOME"),
+            xdg_state: folder("XDG_STATE_HOME"),
+            xdg_runtime: folder("XDG_RUNTIME_DIR"),
+        }
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        match self.below(&self.xdg_config, ".config") {
+            Some(folder) if self.uid != 0 => folder.join("skerry/config.toml"),
+            _ => PathBuf::from("/etc/skerry/config.toml"),
+        }
+    }
+
+    pub fn control_socket(&self) -> PathBuf {
+        match &self.xdg_runtime {
+            _ if self.uid == 0 => PathBuf::from(SYSTEM_SOCKET),
+            Some(folder) => folder.join("skerry/control.sock"),
+            None => PathBuf::from(format!("/tmp/skerry-{}/control.sock", self.uid)),
+        }
+    }
+
+    fn state_folder(&self) -> PathBuf {
+        match self.below(&self.xdg_state, ".local/state") {
+            Some(folder) if self.uid != 0 => folder.join("skerry"),
+            _ => PathBuf::from("/var/lib/skerry"),
+        }
+    }
+
+    fn module_folder(&self) -> PathBuf {
+        match &self.home {
+            _ if self.uid == 0 => PathBuf::from("/usr/lib/skerry/modules"),
+            Some(home) => home.join(".local/lib/skerry/modules"),
+            None => self.folder.join("modules"),
+        }
+    }
+
+    fn below(&self, xdg: &Option<PathBuf>, in_home: &str) -> Option<PathBuf> {
+        xdg.clone().or_else(|| Some(self.home.as_ref()?.join(in_home)))
+    }
+}
+
+/// Where the runtime of the system listens.
+pub const SYSTEM_SOCKET: &str = "/run/skerry/control.sock";
+
+/// Reads the file that the flags or the surroundings name. A default file that is missing is no error: everything
+/// works without one. The error is the lines to print.
+pub fn load(flags: &Flags, place: &Surroundings, check_route: RouteCheck) -> Result<Config, Vec<String>> {
+    let path = flags.config.clone().unwrap_or_else(|| place.config_file());
+    let shown = path.display().to_string();
+    let (file, typed) = match std::fs::read(&path) {
+        Ok(bytes) => {
+            let source = String::from_utf8(bytes).map_err(|e| {
+                let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+                vec![format!("{shown}:{line}: not UTF-8")]
+            })?;
+            (Some(path), settings::read(&shown, &source, check_route)?)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && flags.config.is_none() => {
+            (None, Settings::default())
+        }
+        Err(error) => return Err(vec![format!("{shown}: cannot be read: {error}")]),
+    };
+    let mut config = resolve(typed, flags, place).map_err(|line| vec![line])?;
+    config.file = file.map(|file| place.folder.join(file));
+    Ok(config)
+}
+
+/// Settings, flags and defaults in one. Fails only for a flag.
+pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<Config, String> {
+    if let Some(expected) = flags.device.as_deref().and_then(id_fault) {
+        return Err(format!("--device: expected {expected}"));
+    }
+    let from_flag = |path: &Path| place.folder.join(path);
+    // A path in the file is meant from where the file lies.
+    let file = place.folder.join(flags.config.clone().unwrap_or_else(|| place.config_file()));
+    let from_file = |path: &str| file.parent().unwrap_or(Path::new("/")).join(path);
+    let pick = |flag: &Option<PathBuf>, typed: &Option<String>, default: PathBuf| match (flag, typed) {
+        (Some(flag), _) => from_flag(flag),
+        (None, Some(typed)) => from_file(typed),
+        (None, None) => default,
+    };
+    let folders = match &typed.module_folders {
+        _ if !flags.modules.is_empty() => flags.modules.iter().map(|folder| from_flag(folder)).collect(),
+        Some(folders) => folders.iter().map(|folder| from_file(folder)).collect(),
+        None => vec![place.module_folder()],
+    };
+    let host_name = Some(place.host_name.clone()).filter(|name| id_fault(name).is_none());
+    let limits = Limits::default().with(&typed.limits);
+    let state_folder = pick(&flags.state, &typed.state_folder, place.state_folder());
+    let ttl = typed.store.ttl.unwrap_or(TimeToLive::After(Duration::from_secs(7_200)));
+    let instances = typed.instances.into_iter().map(|(name, instance)| {
+        let config = InstanceConfig {
+            image: instance.image.unwrap_or_else(|| ImageRef { name: name.clone(), version: None }),
+            enabled: instance.enabled.unwrap_or(true),
+            env: instance.env,
+            limits: limits.with(&instance.limits),
+            settings: instance.desired.unwrap_or_default(),
+        };
+        (name, config)
+    });
+    Ok(Config {
+        file: None,
+        device_id: flags.device.clone().or(typed.device_id).or(host_name).unwrap_or_else(|| "skerry".to_owned()),
+        provisioning: typed.provisioning.unwrap_or(Provisioning::None),
+        modules: ModulesConfig { folders, autostart: typed.autostart.unwrap_or(true), instances: instances.collect() },
+        isolation: IsolationConfig {
+            // Above what Debian, systemd and common subuid ranges hand out.
+            uid_base: typed.uid_base.unwrap_or(2_000_000_000),
+            landlock: typed.landlock.unwrap_or(true),
+        },
+        routes: typed
+            .routes
+            .into_iter()
+            .map(|route| RouteConfig {
+                name: route.name,
+                route: route.route,
+                line: route.line,
+                priority: route.priority.unwrap_or(PRIORITY_DEFAULT),
+                ttl: route.ttl.unwrap_or(ttl),
+            })
+            .collect(),
+        store: StoreConfig {
+            path: state_folder.join(typed.store.path.as_deref().unwrap_or("store")),
+            quota: typed.store.quota.unwrap_or(Quota::Auto),
+            flush_interval: typed.store.flush_interval.unwrap_or(Duration::from_secs(1)),
+            ttl,
+            memory_bytes_max: typed.store.memory.unwrap_or(8 << 20),
+            at_quota: typed.store.at_quota.unwrap_or(AtQuota::Refuse),
+            allow_volatile_state: typed.store.allow_volatile_state.unwrap_or(false),
+        },
+        restart: RestartConfig {
+            backoff_base: typed.restart.backoff_base.unwrap_or(BACKOFF_BASE),
+            backoff_max: typed.restart.backoff_max.unwrap_or(BACKOFF_MAX),
+            max_restarts: typed.restart.max_restarts.unwrap_or(20),
+            healthy_after: typed.restart.healthy_after.unwrap_or(Duration::from_secs(600)),
+        },
+        limits,
+        control_socket: pick(&flags.control, &typed.control_socket, place.control_socket()),
+        state_folder,
+        log_level: typed.log_level.unwrap_or(log::LevelFilter::Info),
+        wait_debugger: flags.wait_debugger.clone(),
+    })
+}

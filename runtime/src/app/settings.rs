@@ -1,0 +1,264 @@
+//! What was typed into config.toml: every key optional, every value already of its type.
+//! Must never fill in a default (that is `config`), and never accept a key it does not know.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::config::{AtQuota, ImageRef, Provisioning, Quota, RouteCheck, TimeToLive, id_fault, instance_name_fault};
+use super::toml_table::{Faults, Table, parse, whole};
+use crate::logic::units;
+
+/// Longest duration of any setting.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
+const SECOND: Duration = Duration::from_secs(1);
+/// Lowest priority that a route can have; 0 is the highest.
+const PRIORITY_MAX: u64 = 9;
+/// Below this a store can't hold its reserve and one block.
+const QUOTA_MIN: u64 = 1 << 20;
+/// Uids above leave room for 65,536 instances below the one that stands for "none".
+const UID_BASE_MAX: u64 = (u32::MAX - 65_536 - 1) as u64;
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    pub device_id: Option<String>,
+    pub provisioning: Option<Provisioning>,
+    pub module_folders: Option<Vec<String>>,
+    pub autostart: Option<bool>,
+    pub instances: BTreeMap<String, InstanceSettings>,
+    pub limits: LimitSettings,
+    pub uid_base: Option<u32>,
+    pub landlock: Option<bool>,
+    pub routes: Vec<RouteSettings>,
+    pub store: StoreSettings,
+    pub restart: RestartSettings,
+    pub state_folder: Option<String>,
+    pub control_socket: Option<String>,
+    pub log_level: Option<log::LevelFilter>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InstanceSettings {
+    pub image: Option<ImageRef>,
+    pub enabled: Option<bool>,
+    pub env: BTreeMap<String, String>,
+    pub limits: LimitSettings,
+    pub desired: Option<Map<String, Value>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LimitSettings {
+    pub memory_max: Option<u64>,
+    pub files_max: Option<u32>,
+    pub processes_max: Option<u32>,
+    pub hang_after: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteSettings {
+    pub name: String,
+    pub route: String,
+    /// Line of the route's text in the file.
+    pub line: usize,
+    pub priority: Option<u32>,
+    pub ttl: Option<TimeToLive>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoreSettings {
+    pub path: Option<String>,
+    pub quota: Option<Quota>,
+    pub flush_interval: Option<Duration>,
+    pub ttl: Option<TimeToLive>,
+    pub memory: Option<u64>,
+    pub at_quota: Option<AtQuota>,
+    pub allow_volatile_state: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RestartSettings {
+    pub backoff_base: Option<Duration>,
+    pub backoff_max: Option<Duration>,
+    pub max_restarts: Option<u32>,
+    pub healthy_after: Option<Duration>,
+}
+
+/// Reads the text of a file named `file`. The error is the lines to print, each `FILE:LINE: …`.
+pub fn read(file: &str, source: &str, check_route: RouteCheck) -> Result<Settings, Vec<String>> {
+    let faults = Faults::new(file, source);
+    let document = parse(source, &faults);
+    let mut settings = Settings::default();
+    let mut root = Table::new(&faults, "", &document);
+    section(&mut root, "device", |table| {
+        settings.device_id = table.get("id", |value| {
+            let id = value.as_str().ok_or("a text")?;
+            id_fault(id).map_or(Ok(id.to_owned()), Err)
+        });
+    });
+    section(&mut root, "provisioning", |table| {
+        settings.provisioning = table.get("source", |value| match value.as_str() {
+            Some("none") => Ok(Provisioning::None),
+            _ => Err("\"none\" (\"manual\" and \"dps\" are not in this version)".to_owned()),
+        });
+    });
+    section(&mut root, "modules", |table| modules(&mut settings, table));
+    section(&mut root, "limits", |table| settings.limits = limits(table));
+    section(&mut root, "isolation", |table| {
+        settings.uid_base = table.whole("uid_base", 1..=UID_BASE_MAX).map(|uid| uid as u32);
+        settings.landlock = table.bool("landlock");
+    });
+    section(&mut root, "routes", |table| settings.routes = routes(&faults, table, check_route));
+    section(&mut root, "store", |table| settings.store = store(table));
+    section(&mut root, "restart", |table| settings.restart = restart(table));
+    section(&mut root, "state", |table| settings.state_folder = path(table, "folder"));
+    section(&mut root, "control", |table| settings.control_socket = path(table, "socket"));
+    section(&mut root, "log", |table| {
+        use log::LevelFilter::{Debug, Error, Info, Trace, Warn};
+        let words = [("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)];
+        settings.log_level = table.one_of("level", &words);
+    });
+    root.end();
+    let lines = faults.into_lines();
+    if lines.is_empty() { Ok(settings) } else { Err(lines) }
+}
+
+fn section<'a, 's>(root: &mut Table<'a, 's>, key: &'static str, read: impl FnOnce(&mut Table<'a, 's>)) {
+    if let Some(mut table) = root.table(key) {
+        read(&mut table);
+        table.end();
+    }
+}
+
+fn path(table: &mut Table<'_, '_>, key: &'static str) -> Option<String> {
+    table.get(key, |value| value.as_str().filter(|path| !path.is_empty()).map(str::to_owned).ok_or("a path".to_owned()))
+}
+
+fn modules(settings: &mut Settings, table: &mut Table<'_, '_>) {
+    settings.module_folders = table.texts("folders");
+    settings.autostart = table.bool("autostart");
+    for (name, at, value) in table.drain() {
+        // Anything but a table is a misspelled key of this section, not an instance.
+        if !value.get_ref().is_table() {
+            table.unknown(name, at);
+            continue;
+        }
+        if let Some(expected) = instance_name_fault(name) {
+            table.fault(at, name, &format!("an instance's name must be {expected}"));
+        }
+        if let Some(mut inner) = table.inner(name, value) {
+            let image = inner.get("image", |value| {
+                let text = value.as_str().ok_or("a text")?;
+                ImageRef::parse(text)
+            });
+            let instance = InstanceSettings {
+                image,
+                enabled: inner.bool("enabled"),
+                env: inner.text_map("env").unwrap_or_default(),
+                limits: limits(&mut inner),
+                desired: inner.json("settings"),
+            };
+            settings.instances.insert(name.to_owned(), instance);
+            inner.end();
+        }
+    }
+}
+
+fn limits(table: &mut Table<'_, '_>) -> LimitSettings {
+    LimitSettings {
+        memory_max: table.bytes("memory_max", 1 << 20),
+        files_max: table.whole("files_max", 16..=1 << 20).map(|count| count as u32),
+        processes_max: table.whole("processes_max", 1..=1 << 20).map(|count| count as u32),
+        hang_after: table.duration("hang_after", SECOND, DURATION_MAX),
+    }
+}
+
+fn routes(faults: &Faults<'_>, table: &mut Table<'_, '_>, check_route: RouteCheck) -> Vec<RouteSettings> {
+    let mut routes = Vec::new();
+    for (name, at, value) in table.drain() {
+        let mut route =
+            RouteSettings { name: name.to_owned(), route: String::new(), line: 0, priority: None, ttl: None };
+        let mut text: Option<&Spanned<DeValue<'_>>> = None;
+        match value.get_ref() {
+            DeValue::String(_) => text = Some(value),
+            DeValue::Table(inner) => {
+                text = inner.get("route");
+                if text.is_none() {
+                    table.fault(at, name, "`route` is missing: route = \"FROM … INTO …\"");
+                }
+                if let Some(mut inner) = table.inner(name, value) {
+                    inner.text("route");
+                    route.priority = inner.whole("priority", 0..=PRIORITY_MAX).map(|priority| priority as u32);
+                    route.ttl = ttl(&mut inner);
+                    inner.end();
+                }
+            }
+            _ => table.unexpected(name, value, "\"FROM … INTO …\" or { route = \"…\", priority = 0, ttl = \"2h\" }"),
+        }
+        let Some((span, content)) = text.and_then(|text| Some((text.span(), text.get_ref().as_str()?))) else {
+            continue;
+        };
+        if let Err(fault) = check_route(content) {
+            faults.add_in_text(span.clone(), fault.column, &format!("route `{name}`: {}", fault.message));
+        }
+        route.line = faults.line(span.start);
+        content.clone_into(&mut route.route);
+        routes.push(route);
+    }
+    // As they stand in the file: the table has them in the order of their names.
+    routes.sort_by_key(|route| route.line);
+    routes
+}
+
+fn ttl(table: &mut Table<'_, '_>) -> Option<TimeToLive> {
+    table.get("ttl", |value| {
+        let number = whole(value).map(|seconds| seconds.to_string());
+        match number.as_deref().or(value.as_str()).map(|text| (text, units::duration(text))) {
+            Some(("never", _)) => Ok(TimeToLive::Never),
+            Some((_, Some(ttl))) if (SECOND..=DURATION_MAX).contains(&ttl) => Ok(TimeToLive::After(ttl)),
+            Some((_, Some(_))) => Err(format!("\"never\" or from 1s to {}", units::show_duration(DURATION_MAX))),
+            _ => Err(format!("\"never\" or {}", units::DURATION_EXPECTED)),
+        }
+    })
+}
+
+fn store(table: &mut Table<'_, '_>) -> StoreSettings {
+    StoreSettings {
+        path: path(table, "path"),
+        quota: table.get("quota", |value| {
+            let bytes = whole(value).or_else(|| units::bytes(value.as_str()?));
+            match (value.as_str(), bytes) {
+                (Some("auto"), _) => Ok(Quota::Auto),
+                (_, Some(bytes)) if bytes >= QUOTA_MIN => Ok(Quota::Bytes(bytes)),
+                (_, Some(_)) => Err(format!("at least {}", units::show_bytes(QUOTA_MIN))),
+                (_, None) => Err(format!("\"auto\" or {}", units::BYTES_EXPECTED)),
+            }
+        }),
+        flush_interval: table.duration("flush_interval", Duration::ZERO, Duration::from_secs(3_600)),
+        ttl: ttl(table),
+        memory: table.bytes("memory", 1 << 20),
+        at_quota: table.one_of("at_quota", &[("refuse", AtQuota::Refuse), ("evict", AtQuota::Evict)]),
+        allow_volatile_state: table.bool("allow_volatile_state"),
+    }
+}
+
+fn restart(table: &mut Table<'_, '_>) -> RestartSettings {
+    let restart = RestartSettings {
+        backoff_base: table.duration("backoff_base", Duration::from_millis(1), DURATION_MAX),
+        backoff_max: table.duration("backoff_max", Duration::from_millis(1), DURATION_MAX),
+        max_restarts: table.whole("max_restarts", 0..=1_000_000).map(|count| count as u32),
+        healthy_after: table.duration("healthy_after", SECOND, DURATION_MAX),
+    };
+    let base = restart.backoff_base.unwrap_or(super::config::BACKOFF_BASE);
+    let max = restart.backoff_max.unwrap_or(super::config::BACKOFF_MAX);
+    let key = if restart.backoff_max.is_some() { "backoff_max" } else { "backoff_base" };
+    if base > max
+        && let Some(at) = table.place(key)
+    {
+        let (base, max) = (units::show_duration(base), units::show_duration(max));
+        table.fault(at, key, &format!("backoff_base ({base}) must not exceed backoff_max ({max})"));
+    }
+    restart
+}

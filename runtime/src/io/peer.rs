@@ -1,0 +1,105 @@
+//! Who is at the other end of a Unix socket, and whether this process brought it into the world.
+//! Must never let a doubt pass: a peer that vanished before it could be judged is refused.
+#![allow(unsafe_code)]
+
+use std::os::fd::AsRawFd;
+
+/// Longest chain of parents that is followed; a deeper one is refused.
+const DEPTH_MAX: usize = 1_024;
+
+/// Why a connection is not served; the text is for the log and for the peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerRefusal {
+    pub pid: i32,
+    pub why: &'static str,
+}
+
+/// Orphans of this process's children become its own children, so a module can't leave the family
+/// by forking twice. To be called once, before the first instance is started.
+pub fn adopt_orphans() -> std::io::Result<()> {
+    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+}
+
+/// Refuses the processes that descend from this one: instances must not act as an operator.
+///
+/// The kernel notes the pid at `connect`, so a descendant that hands its connection on stays one. Two peers
+/// pass without a walk: this process itself, and pid 0, which is how the kernel names a process of an
+/// outer pid namespace (the host of a container; it can't be a descendant).
+pub fn check(stream: &impl AsRawFd) -> Result<i32, PeerRefusal> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let pid = pid_of(stream).ok_or(PeerRefusal { pid: -1, why: "its process is not known" })?;
+    judge(pid, own, parent).map_err(|why| PeerRefusal { pid, why })?;
+    Ok(pid)
+}
+
+fn judge(pid: i32, own: i32, parent: impl Fn(i32) -> Option<i32>) -> Result<(), &'static str> {
+    if pid == own || pid == 0 {
+        return Ok(());
+    }
+    let mut at = pid;
+    for _ in 0..DEPTH_MAX {
+        at = parent(at).ok_or("its process is gone or can't be looked up")?;
+        if at == own {
+            return Err("modules have no access to the control socket");
+        }
+        if at <= 1 {
+            return Ok(());
+        }
+    }
+    Err("its line of parents does not end")
+}
+
+/// From /proc/PID/status, not stat: there the command name may hold any characters, also brackets.
+fn parent(pid: i32) -> Option<i32> {
+    let status = std::fs::read(format!("/proc/{pid}/status")).ok()?;
+    let line = status.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"PPid:"))?;
+    std::str::from_utf8(line).ok()?.trim().parse().ok()
+}
+
+/// Not rustix's `socket_peercred`: its `Pid` can't be 0, and 0 is what an outer pid namespace looks like.
+fn pid_of(stream: &impl AsRawFd) -> Option<i32> {
+    let mut credentials = libc::ucred { pid: -1, uid: u32::MAX, gid: u32::MAX };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: both pointers are to live locals, `length` is the size of the first, and any bytes are a valid ucred.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0 && credentials.pid >= 0).then_some(credentials.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descendants_and_the_unknown_are_refused() {
+        // 10 is the runtime: 11 its child, 12 a grandchild; 20 a shell of somebody else; 31 lost its parent; 40 loops.
+        let parent = |pid| match pid {
+            12 => Some(11),
+            11 => Some(10),
+            10 => Some(1),
+            20 => Some(1),
+            21 => Some(20),
+            31 => Some(30),
+            40 => Some(40),
+            _ => None,
+        };
+        let check = |pid| judge(pid, 10, parent).is_ok();
+        assert_eq!([0, 10, 20, 21].map(check), [true; 4]);
+        assert_eq!([11, 12, 31, 40, 99].map(check), [false; 5]);
+    }
+
+    #[test]
+    fn this_process_has_the_parent_that_the_kernel_says() {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        assert_eq!(parent(own), rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()));
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(check(&a), Ok(own));
+    }
+}
