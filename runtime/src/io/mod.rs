@@ -11,3 +11,6 @@ pub mod process;
 pub mod socket;
 pub mod status_page;
 pub mod store;
+pub mod clock;
+pub mod watch;
+pub mod secret;

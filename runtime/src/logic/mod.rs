@@ -8,3 +8,6 @@ pub mod nearest;
 pub mod restart;
 pub mod routing;
 pub mod units;
+pub mod twin;
+pub mod log_ring;
+pub mod plan;

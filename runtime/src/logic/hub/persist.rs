@@ -601,7 +601,7 @@ impl Hub {
 
     /// What to read next: for a queue whose memory runs low while its consumer is there.
     pub fn poll_load(&mut self) -> Option<LoadRequest> {
-        if self.gaps == 0 {
+        if self.gaps == 0 || matches!(self.store, StoreState::Broken(_)) {
             return None;
         }
         let head_bytes = self.head_bytes();
@@ -611,6 +611,12 @@ impl Hub {
         queue.loading = true;
         let gap = queue.gap?;
         Some(LoadRequest { queue: queue.id, ix: ix as QueueIx, from: gap.from, to: gap.to })
+    }
+
+    /// The block could not be read: the queue waits until the store was opened again.
+    pub fn handle_load_failed(&mut self, request: LoadRequest, reason: &str) {
+        self.queues[request.ix as usize].loading = false;
+        self.store = StoreState::Broken(reason.to_owned());
     }
 
     /// `None`: nothing (more) lies in the gap that was asked for.

@@ -1,0 +1,104 @@
+//! The clocks of this device. The one place that asks what time it is; `logic` is told.
+//! Must never let a wall clock that jumps make a message older or younger.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::store::LastClock;
+use crate::model::time::{Age, Mono, Now, Wall};
+
+/// Continues the age of the store from its last commit. Time while the device was off counts only once the wall clock
+/// is believable, that is, not before the floor: a device without a battery boots in 1970.
+pub struct Clock {
+    age_at_start: Cell<Age>,
+    mono_at_start: Mono,
+    floor: Wall,
+    /// The wall time of the last commit, until the time off was counted.
+    off_since: Cell<Option<Wall>>,
+}
+
+impl Clock {
+    pub fn start(last: &LastClock, floor: Wall) -> Clock {
+        let mono = mono();
+        let same_boot = last.boot_id == boot_id() && mono >= last.mono;
+        let age = if same_boot { last.age.0.saturating_add(mono.since(last.mono)) } else { last.age.0 };
+        let known = !last.boot_id.is_empty();
+        Clock {
+            age_at_start: Cell::new(Age(age)),
+            mono_at_start: mono,
+            floor: floor.max(last.wall),
+            off_since: Cell::new((known && !same_boot).then_some(last.wall)),
+        }
+    }
+
+    pub fn now(&self) -> Now {
+        let (mono, wall) = (mono(), wall());
+        let ran = mono.since(self.mono_at_start);
+        if let Some(since) = self.off_since.get()
+            && wall >= self.floor
+        {
+            self.off_since.set(None);
+            let off = u64::try_from(wall.0 - since.0).unwrap_or(0).saturating_sub(ran);
+            self.age_at_start.set(Age(self.age_at_start.get().0.saturating_add(off)));
+        }
+        Now { mono, wall, age: Age(self.age_at_start.get().0.saturating_add(ran)) }
+    }
+
+    /// The wall clock is behind what has certainly passed.
+    pub fn is_behind(&self) -> bool {
+        wall() < self.floor
+    }
+}
+
+/// The latest time that is certain: no file of the state folder is from the future.
+pub fn floor(state: &Path) -> Wall {
+    let newest = fs::read_dir(state).into_iter().flatten().flatten().filter_map(|entry| {
+        let modified = entry.metadata().ok()?.modified().ok()?;
+        modified.duration_since(std::time::UNIX_EPOCH).ok()
+    });
+    Wall(newest.max().map_or(0, |time| time.as_millis() as i64))
+}
+
+/// A text that differs between boots; empty where the kernel does not tell.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|t| t.trim().to_owned()).unwrap_or_default()
+}
+
+/// Time since boot, sleep included.
+pub fn mono() -> Mono {
+    let time = clock_gettime(ClockId::Boottime);
+    Mono(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
+}
+
+pub fn wall() -> Wall {
+    let time = clock_gettime(ClockId::Realtime);
+    Wall(time.tv_sec as i64 * 1000 + time.tv_nsec as i64 / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn last(age: u64, wall: i64, boot: &str) -> LastClock {
+        LastClock { age: Age(age), mono: Mono(0), wall: Wall(wall), boot_id: boot.into() }
+    }
+
+    #[test]
+    fn age_goes_on_in_the_same_boot_whatever_the_wall_clock_says() {
+        let clock = Clock::start(&last(500, i64::MAX, &boot_id()), Wall(0));
+        assert!(clock.now().age.0 >= 500 + clock.now().mono.0.saturating_sub(1000));
+    }
+
+    #[test]
+    fn time_off_counts_once_the_wall_clock_is_believable() {
+        let hour_ago = wall().0 - 3_600_000;
+        let clock = Clock::start(&last(500, hour_ago, "another"), Wall(0));
+        assert!((3_600_500..3_610_000).contains(&clock.now().age.0), "{:?}", clock.now());
+        let ahead = Clock::start(&last(500, wall().0 + 3_600_000, "another"), Wall(0));
+        assert!(ahead.now().age.0 < 10_000);
+        assert!(ahead.is_behind());
+    }
+}

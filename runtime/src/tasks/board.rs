@@ -1,0 +1,166 @@
+//! What tasks post for each other to read: the instances there are, their twins, their last log lines, and warnings.
+//! Plain values behind cells, all on one thread. Must never decide or wait.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+use smol::channel::Sender;
+
+use crate::logic::hub::{LinkIx, Tapped};
+use crate::logic::log_ring::{LogLine, LogRing};
+use crate::logic::twin::Twin;
+use crate::model::image::Image;
+use crate::model::time::Wall;
+
+/// Log kept of one instance, bytes. What a crash report keeps, too.
+const LOG_BYTES_MAX: usize = 64 * 1024;
+/// Warnings kept; older ones go.
+const WARNINGS_MAX: usize = 64;
+
+/// The state that `list` shows, in the words of IoT Edge's `runtimeStatus`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Starting,
+    Running,
+    Backoff,
+    Unhealthy,
+    Stopped,
+    Failed,
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Starting => "starting",
+            Status::Running => "running",
+            Status::Backoff => "backoff",
+            Status::Unhealthy => "unhealthy",
+            Status::Stopped => "stopped",
+            Status::Failed => "failed",
+        }
+    }
+}
+
+/// What an instance's task can be told.
+#[derive(Debug)]
+pub enum Order {
+    /// End for good.
+    Stop,
+    /// End and start at once; clears the history of failures.
+    Restart,
+    /// The same on another image.
+    Replace(Rc<Image>),
+}
+
+/// How the last process of an instance ended.
+#[derive(Clone, Debug)]
+pub struct LastExit {
+    pub at: Wall,
+    pub text: String,
+    pub code: i32,
+}
+
+/// One instance, as everybody may see it. Only its own task writes.
+pub struct Slot {
+    pub name: String,
+    pub image: RefCell<Rc<Image>>,
+    pub status: Cell<Status>,
+    pub generation: Cell<u64>,
+    pub pid: Cell<Option<i32>>,
+    pub isolation: RefCell<String>,
+    pub restarts: Cell<u64>,
+    pub since: Cell<Wall>,
+    pub last_exit: RefCell<Option<LastExit>>,
+    /// The link of the process that runs, once it said hello.
+    pub link: Cell<Option<LinkIx>>,
+    pub ending: Cell<bool>,
+    pub orders: Sender<Order>,
+    pub log: RefCell<LogRing>,
+    /// Who follows the log.
+    pub followers: RefCell<Vec<Sender<Value>>>,
+    /// Method calls without an answer.
+    pub methods: RefCell<HashMap<u64, Sender<(i32, Vec<u8>)>>>,
+}
+
+impl Slot {
+    pub fn new(name: &str, image: Rc<Image>, orders: Sender<Order>, now: Wall) -> Slot {
+        Slot {
+            name: name.to_owned(),
+            image: RefCell::new(image),
+            status: Cell::new(Status::Starting),
+            generation: Cell::new(0),
+            pid: Cell::new(None),
+            isolation: RefCell::default(),
+            restarts: Cell::new(0),
+            since: Cell::new(now),
+            last_exit: RefCell::default(),
+            link: Cell::new(None),
+            ending: Cell::new(false),
+            orders,
+            log: RefCell::new(LogRing::new(LOG_BYTES_MAX)),
+            followers: RefCell::default(),
+            methods: RefCell::default(),
+        }
+    }
+
+    pub fn set_status(&self, status: Status, now: Wall) {
+        if self.status.replace(status) != status {
+            self.since.set(now);
+        }
+    }
+
+    pub fn log(&self, line: LogLine) {
+        let mut followers = self.followers.borrow_mut();
+        if !followers.is_empty() {
+            let value = line_json(&line);
+            // Who reads too slowly misses lines rather than holding up the module.
+            followers.retain(|f| !f.is_closed() && !matches!(f.try_send(value.clone()), Err(e) if e.is_closed()));
+        }
+        self.log.borrow_mut().push(line);
+    }
+}
+
+pub fn line_json(line: &LogLine) -> Value {
+    json!({"time": line.at.to_rfc3339(), "level": line.level_name(), "stream": line.stream, "text": line.text})
+}
+
+/// Somebody who watches messages pass.
+pub struct Tap {
+    pub accepts: Box<dyn Fn(&Tapped) -> bool>,
+    pub to: Sender<Value>,
+}
+
+#[derive(Default)]
+pub struct Board {
+    pub slots: RefCell<BTreeMap<String, Rc<Slot>>>,
+    pub twins: RefCell<BTreeMap<String, Twin>>,
+    pub taps: RefCell<Vec<Tap>>,
+    warnings: RefCell<VecDeque<String>>,
+    /// Files of the drop-in folders that are no images, with the reason.
+    pub rejected: RefCell<BTreeMap<String, String>>,
+}
+
+impl Board {
+    pub fn slot(&self, name: &str) -> Option<Rc<Slot>> {
+        self.slots.borrow().get(name).cloned()
+    }
+
+    /// Shown in `status` until the runtime ends, and logged once.
+    pub fn warn(&self, text: String) {
+        let mut warnings = self.warnings.borrow_mut();
+        if warnings.contains(&text) {
+            return;
+        }
+        log::warn!("{text}");
+        warnings.push_back(text);
+        if warnings.len() > WARNINGS_MAX {
+            warnings.pop_front();
+        }
+    }
+
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.borrow().iter().cloned().collect()
+    }
+}

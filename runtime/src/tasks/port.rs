@@ -1,0 +1,255 @@
+//! The one way to the hub: a turn of its logic, and then what the turn asks for: bytes to sockets, commits and reads to
+//! the storage thread, the next time-out to its timer. Must never wait.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::time::Duration;
+
+use smol::Async;
+use smol::channel::{Receiver, Sender};
+
+use super::storage::{Done, Job};
+use crate::io::clock::Clock;
+use crate::logic::hub::{Hub, LinkIx};
+use crate::model::time::{Mono, Now};
+use skerry_abi::wire::frame::{self, Outcome, ToHost};
+
+/// Where the frames of a link go.
+pub enum Wire {
+    /// To a module host. `full` wakes the task that waits until the socket takes more.
+    Socket { stream: Rc<Async<UnixStream>>, full: Sender<()> },
+    /// To somebody in this process who sends through the control socket: only answers to tickets arrive here.
+    Local(RefCell<HashMap<u64, Sender<(Outcome, String)>>>),
+}
+
+pub struct Port {
+    hub: RefCell<Hub>,
+    clock: Clock,
+    wires: RefCell<HashMap<LinkIx, Rc<Wire>>>,
+    jobs: Sender<Job>,
+    /// The time-out that the timer task sleeps for, and how to wake it for an earlier one.
+    armed: Cell<Mono>,
+    rearm: Sender<()>,
+    /// Who waits for the commit of a document: (commit, where to say so).
+    waiting: RefCell<Vec<Waiting>>,
+    last_commit: Cell<u64>,
+}
+
+type Waiting = (u64, Sender<Result<(), String>>);
+
+impl Port {
+    /// The receiver is for [`run_timer`].
+    pub fn new(hub: Hub, clock: Clock, jobs: Sender<Job>) -> (Port, Receiver<()>) {
+        let (rearm, rearmed) = smol::channel::bounded(1);
+        let port = Port {
+            hub: RefCell::new(hub),
+            clock,
+            wires: RefCell::default(),
+            jobs,
+            armed: Cell::new(Mono::NEVER),
+            rearm,
+            waiting: RefCell::default(),
+            last_commit: Cell::new(0),
+        };
+        (port, rearmed)
+    }
+
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    pub fn clock_is_behind(&self) -> bool {
+        self.clock.is_behind()
+    }
+
+    /// A batch of calls into the hub, and everything that follows from it.
+    pub fn turn<R>(&self, act: impl FnOnce(&mut Hub, Now) -> R) -> R {
+        let now = self.clock.now();
+        let mut hub = self.hub.borrow_mut();
+        let result = act(&mut hub, now);
+        hub.end_turn(now);
+        self.carry_out(&mut hub, now);
+        result
+    }
+
+    /// A look at the hub that changes nothing.
+    pub fn look<R>(&self, at: impl FnOnce(&Hub) -> R) -> R {
+        at(&self.hub.borrow())
+    }
+
+    pub fn connect(&self, ix: LinkIx, wire: Rc<Wire>) {
+        self.wires.borrow_mut().insert(ix, wire);
+    }
+
+    pub fn disconnect(&self, ix: LinkIx) {
+        self.wires.borrow_mut().remove(&ix);
+    }
+
+    /// One frame for an instance, behind everything that the hub has for it.
+    pub fn send(&self, ix: LinkIx, frame: &ToHost<'_>) {
+        let mut hub = self.hub.borrow_mut();
+        if let Some(out) = hub.output(ix) {
+            frame.encode(out);
+        }
+        self.write(&mut hub, ix);
+    }
+
+    /// Writes what the socket takes; true when nothing is left.
+    pub fn flush(&self, ix: LinkIx) -> bool {
+        self.write(&mut self.hub.borrow_mut(), ix)
+    }
+
+    /// Says when the next commit to be built is on disk. Asked *before* the turn that puts a document, since that turn
+    /// may build the commit.
+    pub fn when_committed(&self) -> Receiver<Result<(), String>> {
+        let (done, wait) = smol::channel::bounded(1);
+        self.waiting.borrow_mut().push((self.last_commit.get() + 1, done));
+        wait
+    }
+
+    fn carry_out(&self, hub: &mut Hub, now: Now) {
+        while let Some(ix) = hub.take_output() {
+            self.write(hub, ix);
+        }
+        if let Some(commit) = hub.poll_commit(now) {
+            self.last_commit.set(commit.id);
+            self.submit(Job::Commit(Box::new(commit)));
+        }
+        while !self.jobs.is_full()
+            && let Some(request) = hub.poll_load()
+        {
+            self.submit(Job::Load(request));
+        }
+        let due = hub.next_timeout(now);
+        if due < self.armed.get() {
+            self.armed.set(due);
+            let _ = self.rearm.try_send(());
+        }
+    }
+
+    /// The storage thread has room: one commit is out at a time, and reads only while the channel is not full.
+    fn submit(&self, job: Job) {
+        if self.jobs.try_send(job).is_err() {
+            log::error!("store thread=gone");
+        }
+    }
+
+    fn write(&self, hub: &mut Hub, ix: LinkIx) -> bool {
+        let Some(wire) = self.wires.borrow().get(&ix).cloned() else { return true };
+        let Some(out) = hub.output(ix) else { return true };
+        match &*wire {
+            Wire::Local(open) => {
+                answer_local(&mut open.borrow_mut(), out);
+                out.clear();
+                true
+            }
+            Wire::Socket { stream, full } => {
+                let taken = write_some(stream, out);
+                out.drain(..taken);
+                if out.is_empty() {
+                    // A burst may have grown it; an idle instance keeps nothing.
+                    if out.capacity() > KEEP_BYTES {
+                        *out = Vec::new();
+                    }
+                    return true;
+                }
+                let _ = full.try_send(());
+                false
+            }
+        }
+    }
+
+    /// The storage thread's word.
+    pub fn handle_done(&self, done: Done) {
+        match done {
+            Done::Committed { id, result } => {
+                let told = result.as_ref().map(|_| ()).map_err(String::clone);
+                if let Err(reason) = &result {
+                    log::error!("store commit=failed reason={reason:?} action=\"senders are told; trying again every 5 s\"");
+                }
+                self.turn(|hub, now| hub.handle_committed(now, id, result));
+                self.waiting.borrow_mut().retain(|(commit, done)| {
+                    let over = *commit <= id;
+                    if over {
+                        let _ = done.try_send(told.clone());
+                    }
+                    !over
+                });
+            }
+            Done::Loaded { request, result } => self.turn(|hub, now| match result {
+                Ok(block) => hub.handle_loaded(now, request, block),
+                Err(reason) => {
+                    log::error!("store read=failed reason={reason:?}");
+                    hub.handle_load_failed(request, &reason);
+                }
+            }),
+            Done::Reopened => {
+                log::info!("store state=sound");
+                self.turn(|hub, _| hub.handle_reopened());
+            }
+        }
+    }
+
+    /// Commits everything that is left, for a clean stop. The caller then waits for the storage thread.
+    pub fn commit_all(&self) -> bool {
+        let now = self.clock.now();
+        let commit = self.hub.borrow_mut().final_commit(now);
+        let Some(commit) = commit else { return false };
+        self.last_commit.set(commit.id);
+        self.submit(Job::Commit(Box::new(commit)));
+        true
+    }
+}
+
+/// Output buffers above this are given back when they are empty.
+const KEEP_BYTES: usize = 64 * 1024;
+
+fn write_some(stream: &Async<UnixStream>, out: &[u8]) -> usize {
+    let mut taken = 0;
+    while taken < out.len() {
+        match io::Write::write(&mut stream.get_ref(), &out[taken..]) {
+            Ok(count) => taken += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // Its reader sees the end of the link and closes it.
+            Err(_) => return out.len(),
+        }
+    }
+    taken
+}
+
+fn answer_local(open: &mut HashMap<u64, Sender<(Outcome, String)>>, out: &[u8]) {
+    let mut rest = out;
+    while let Ok(Some(bytes)) = frame::split(&mut rest) {
+        if let Ok(ToHost::Settled { first, count, outcome, reason }) = ToHost::decode(bytes) {
+            for ticket in first..first + u64::from(count) {
+                if let Some(answer) = open.remove(&ticket) {
+                    let _ = answer.try_send((outcome, reason.to_owned()));
+                }
+            }
+        }
+    }
+}
+
+/// Wakes the hub when it is time. One task, for as long as the runtime runs.
+pub async fn run_timer(port: Rc<Port>, rearmed: Receiver<()>) {
+    loop {
+        let due = port.look(|hub| hub.next_timeout(port.now()));
+        port.armed.set(due);
+        // At least a millisecond: what is due may wait for an event of its own, and must not spin until then.
+        let wait = Duration::from_millis(due.since(port.now().mono).max(1));
+        let sleep = async {
+            if due == Mono::NEVER {
+                std::future::pending::<()>().await;
+            }
+            smol::Timer::after(wait).await;
+        };
+        smol::future::or(sleep, async { drop(rearmed.recv().await) }).await;
+        if due <= port.now().mono {
+            port.turn(|hub, now| hub.on_timeout(now));
+        }
+    }
+}

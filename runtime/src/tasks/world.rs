@@ -1,0 +1,29 @@
+//! What every task of the runtime is handed: made once, in the wiring.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use smol::LocalExecutor;
+
+use super::board::Board;
+use super::port::Port;
+use crate::app::config::Config;
+use crate::io::crash_report::CrashReports;
+use crate::io::images::Images;
+use crate::io::process::HostBinary;
+use crate::io::secret::Keys;
+
+pub struct World {
+    pub config: Config,
+    pub port: Rc<Port>,
+    pub board: Board,
+    pub images: Images,
+    pub keys: Keys,
+    pub host: HostBinary,
+    pub crashes: RefCell<CrashReports>,
+    pub executor: Rc<LocalExecutor<'static>>,
+    /// Bytes read from a link, before they are taken apart; what is left of a frame moves to the link's own buffer.
+    pub scratch: RefCell<Vec<u8>>,
+    /// Wakes the agent: something ended, or a folder changed.
+    pub replan: smol::channel::Sender<()>,
+}
