@@ -1,1 +1,3 @@
 //! Declares the files of `logic`.
+
+pub mod routing;
