@@ -1,1 +1,3 @@
 //! Declares the files of `app`.
+
+pub mod route_eval;

@@ -1,3 +1,4 @@
 //! Declares the files of `logic`.
 
 pub mod routing;
+pub mod twin;

@@ -99,6 +99,11 @@ pub fn parse_route(text: &str) -> Result<ParsedRoute, RouteError> {
     Ok(ParsedRoute { source: parts.source, condition, sink, warnings })
 }
 
+/// Whether the text means to be a whole route: no condition begins with SELECT or FROM.
+pub fn is_route(text: &str) -> bool {
+    matches!(tokens(text)[0].kind, Kind::Select | Kind::From)
+}
+
 /// Cuts a route into its parts; the condition is read but its types are not checked.
 pub fn split_route(text: &str) -> Result<RouteText, RouteError> {
     split(text).map_err(|fault| RouteError {
