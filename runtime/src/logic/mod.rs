@@ -3,11 +3,11 @@
 
 pub mod block;
 pub mod hub;
+pub mod log_ring;
 pub mod message_json;
 pub mod nearest;
+pub mod plan;
 pub mod restart;
 pub mod routing;
-pub mod units;
 pub mod twin;
-pub mod log_ring;
-pub mod plan;
+pub mod units;

@@ -136,16 +136,21 @@ impl Twin {
         Ok(self.reported_version)
     }
 
-    /// Puts a whole desired section in the place of the old one, under the version that its author gave it.
-    pub fn replace_desired(&mut self, section: &Value, version: u64) -> Result<(), TwinError> {
-        self.desired = judged(&Map::new(), section)?;
+    /// Merges a desired patch that the cloud sent, under its version. False, and nothing merged, when it does not follow
+    /// on: then the whole twin has to be asked for. Not judged: the cloud did, and counts sizes in its own way.
+    pub fn follow_desired(&mut self, patch: &Map<String, Value>, version: u64) -> bool {
+        if self.desired_version.checked_add(1) != Some(version) {
+            return false;
+        }
+        merge(&mut self.desired, patch);
         self.desired_version = version;
-        Ok(())
+        true
     }
 
-    /// Whether a desired patch of that version follows on; otherwise the whole twin has to be asked for.
-    pub fn follows(&self, desired_version: u64) -> bool {
-        self.desired_version.checked_add(1) == Some(desired_version)
+    /// Puts a whole desired section from the cloud in the place of the old one; not judged, as in `follow_desired`.
+    pub fn adopt_desired(&mut self, section: Map<String, Value>, version: u64) {
+        self.desired = section;
+        self.desired_version = version;
     }
 
     /// `{"desired":{…,"$version":n},"reported":{…,"$version":n}}`, as a module gets it.
@@ -335,7 +340,17 @@ mod tests {
         );
         assert_eq!(twin.desired_version(), 1);
         assert_eq!(twin.apply_desired(&json!({})), Ok(2));
-        assert!(twin.follows(3) && !twin.follows(2) && !twin.follows(4));
+    }
+
+    #[test]
+    fn the_clouds_patches_must_follow_on() {
+        let mut twin = Twin::new();
+        let patch = json!({ "a": 1, "old": null });
+        assert!(!twin.follow_desired(patch.as_object().unwrap(), 3));
+        assert_eq!(twin, Twin::new());
+        assert!(twin.follow_desired(patch.as_object().unwrap(), 2));
+        twin.adopt_desired(json!({ "b": 2 }).as_object().unwrap().clone(), 9);
+        assert_eq!(twin.to_json()["desired"], json!({ "b": 2, "$version": 9 }));
     }
 
     /// A refused patch changes nothing, and the error names path and rule.
