@@ -138,7 +138,7 @@ verb!(
         /// module
         #[argh(positional)]
         pub module: String,
-        /// merge patch, as JSON: {{"threshold": 30, "unwanted": null}} (default: standard input)
+        /// merge patch, a JSON object; null removes a property (default: standard input)
         #[argh(positional)]
         pub patch: Option<String>,
     }
@@ -161,7 +161,7 @@ verb!(
     }
 );
 verb!(
-    /// send messages as if a module had sent them: JSON lines {"body":…,"properties":{},"system":{}} from standard input
+    /// send messages as if a module had sent them: JSON lines with "body", "properties" and "system", from standard input
     Send, "send", {
         /// module
         #[argh(positional)]
