@@ -379,3 +379,18 @@ fn outcome(answer: Result<Answer, Refusal>) -> Value {
         Err(refusal) => http::error_json(refusal.status, &refusal.message),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_time_or_how_long_ago() {
+        assert_eq!(since("1795456800000"), Some(1_795_456_800_000));
+        assert_eq!(since("2026-11-23T18:00:00Z"), Some(1_795_456_800_000));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+        let ago = since("10min").unwrap();
+        assert!((now - 601_000..=now - 599_000).contains(&ago) || ago == 0, "{ago}");
+        assert_eq!(since("yesterday"), None);
+    }
+}

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use skerry_runtime::io::socket;
 use skerry_runtime::tasks::control;
 use skerry_runtime::tasks::mailbox::{Answer, Ask, Call, Refusal};
@@ -25,6 +25,8 @@ pub struct Core {
     /// Messages to output `hold` are kept unanswered until there are this many, then answered from the last to the first.
     pub hold: usize,
     pub held: Arc<Mutex<Vec<(usize, Respond)>>>,
+    /// Taps from `quiet`: open, and without a line.
+    pub watched: Arc<Mutex<Vec<Sender<Value>>>>,
 }
 
 impl Core {
@@ -48,6 +50,11 @@ impl Core {
             }
             Ask::Module { module } => Err(Refusal::no_such_module(&module, ["filter", "window"])),
             Ask::Method { payload, .. } => Ok(Answer::Raw { status: 207, body: payload }),
+            Ask::Tap { from: Some(from), .. } if from == "quiet" => {
+                let (lines, reader) = bounded(1);
+                self.watched.lock().unwrap().push(lines);
+                Ok(Answer::Lines(reader))
+            }
             Ask::Tap { .. } => {
                 let (lines, reader) = bounded(8);
                 (0..3).for_each(|i| lines.try_send(json!({"i": i})).unwrap());

@@ -189,6 +189,27 @@ fn a_client_that_reads_nothing_holds_up_nobody() {
     drop(idle);
 }
 
+/// Whoever stops watching is noticed although nothing is said: else quiet taps would use up the connections.
+#[test]
+fn a_watcher_that_leaves_gives_its_place_back() {
+    let device = device();
+    for _ in 0..80 {
+        let mut stream = UnixStream::connect(&device.socket).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(b"GET /tap?from=quiet HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        drop(stream);
+        let lines = device.core.watched.lock().unwrap().pop().unwrap();
+        let late = async {
+            smol::Timer::after(DEADLINE).await;
+            panic!("the tap is still open");
+        };
+        smol::block_on(smol::future::or(lines.closed(), late));
+    }
+}
+
 #[test]
 fn too_many_connections_are_told_so() {
     let device = device();
