@@ -89,6 +89,22 @@ fn the_sample_with_its_keys_switched_on_is_understood() {
     assert_eq!(resolve(typed, &Flags::default(), &root()), expected);
 }
 
+/// Half a file, as an editor or a full disk leaves it, is refused or read; it is no reason to panic.
+#[test]
+fn no_prefix_panics() {
+    let text = "[routes]\nü = '''\nFORM ü'''\nb = { route = \"\"\"\\\n  \\u00fcbad\"\"\", ttl = 'never' }\n\
+                [modules.\"ü\"]\nsettings = { a = [1, 2.5, 1979-05-27] }\nenv = { x = 'y' }\nfiles_max = 0x20\n";
+    for (end, _) in text.char_indices() {
+        let _ = settings::read("f", &text[..end], check_route);
+    }
+    let lines = settings::read("f", text, check_route).unwrap_err();
+    assert!(lines.iter().any(|line| line == "f:3:1: route `ü`: expected FROM"), "{lines:#?}");
+    assert!(
+        lines.iter().any(|line| line.starts_with("f:4:") && line.ends_with("route `b`: expected FROM")),
+        "{lines:#?}"
+    );
+}
+
 #[test]
 fn what_is_typed_is_meant() {
     let typed = read(

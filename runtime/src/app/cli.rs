@@ -138,9 +138,9 @@ verb!(
         /// module
         #[argh(positional)]
         pub module: String,
-        /// merge patch, as JSON: {{"threshold": 30, "unwanted": null}}; - reads it from standard input
+        /// merge patch, a JSON object; null removes a property (default: standard input)
         #[argh(positional)]
-        pub patch: String,
+        pub patch: Option<String>,
     }
 );
 verb!(
@@ -152,7 +152,7 @@ verb!(
         /// name of the method
         #[argh(positional)]
         pub name: String,
-        /// payload, as JSON (default: null); - reads it from standard input
+        /// payload, as JSON (default: null)
         #[argh(positional)]
         pub payload: Option<String>,
         /// how long the module may take (default: 30s)
@@ -161,7 +161,7 @@ verb!(
     }
 );
 verb!(
-    /// send messages as if a module had sent them: JSON lines {"body":…,"properties":{},"system":{}} from standard input
+    /// send messages as if a module had sent them: JSON lines with "body", "properties" and "system", from standard input
     Send, "send", {
         /// module
         #[argh(positional)]
@@ -328,7 +328,7 @@ mod tests {
         let text = |line: &str| parse(line).unwrap_err().text;
         assert!(text("stauts").starts_with("no command `stauts`: did you mean `status`?"));
         assert!(text("logs --tail x m").contains("--tail"));
-        assert!(text("twin set m").contains("patch"));
+        assert!(text("twin set").contains("module"));
         for line in ["--help", "help", "run --help", "twin get --help"] {
             let stop = parse(line).unwrap_err();
             assert!(stop.asked_for && stop.text.starts_with("Usage: skerry"), "{line}: {}", stop.text);

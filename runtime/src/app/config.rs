@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::settings::{self, LimitSettings, Settings};
+use super::settings::{self, LimitSettings, RouteSettings, Settings};
 
 /// First wait after a failure, as IoT Edge has it; doubled each time up to the next.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(10);
@@ -122,6 +122,18 @@ pub struct RouteConfig {
     /// 0 is served first; a route that says nothing comes after 9, as in IoT Edge.
     pub priority: u32,
     pub ttl: TimeToLive,
+}
+
+impl RouteConfig {
+    fn with(typed: RouteSettings, ttl: TimeToLive) -> RouteConfig {
+        RouteConfig {
+            name: typed.name,
+            route: typed.route,
+            line: typed.line,
+            priority: typed.priority.unwrap_or(PRIORITY_DEFAULT),
+            ttl: typed.ttl.unwrap_or(ttl),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -329,17 +341,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
             uid_base: typed.uid_base.unwrap_or(2_000_000_000),
             landlock: typed.landlock.unwrap_or(true),
         },
-        routes: typed
-            .routes
-            .into_iter()
-            .map(|route| RouteConfig {
-                name: route.name,
-                route: route.route,
-                line: route.line,
-                priority: route.priority.unwrap_or(PRIORITY_DEFAULT),
-                ttl: route.ttl.unwrap_or(ttl),
-            })
-            .collect(),
+        routes: typed.routes.into_iter().map(|route| RouteConfig::with(route, ttl)).collect(),
         store: StoreConfig {
             path: state_folder.join(typed.store.path.as_deref().unwrap_or("store")),
             quota: typed.store.quota.unwrap_or(Quota::Auto),

@@ -133,6 +133,8 @@ pub struct Body {
     rest: Vec<u8>,
     /// Bytes of `rest` that are known to hold no line end, so that a long line is searched once.
     searched: usize,
+    /// The rest of a line that was too large is still to come.
+    skipping: bool,
 }
 
 #[derive(Debug)]
@@ -143,7 +145,7 @@ pub enum BodyFault {
 
 impl Body {
     fn new(incoming: Incoming) -> Body {
-        Body { incoming, rest: Vec::new(), searched: 0 }
+        Body { incoming, rest: Vec::new(), searched: 0, skipping: false }
     }
 
     /// All of it.
@@ -156,7 +158,7 @@ impl Body {
         Err(BodyFault::TooLarge)
     }
 
-    /// The next line without its end. The last one needs no line end.
+    /// The next line without its end. The last one needs no line end. After `TooLarge` comes the line behind it.
     pub async fn line(&mut self, bytes_max: usize) -> Result<Option<Vec<u8>>, BodyFault> {
         loop {
             if let Some(end) = self.rest[self.searched..].iter().position(|b| *b == b'\n') {
@@ -165,17 +167,32 @@ impl Body {
                 self.searched = 0;
                 line.truncate(line.len() - 1);
                 line.pop_if(|last| *last == b'\r');
-                return if line.len() > bytes_max { Err(BodyFault::TooLarge) } else { Ok(Some(line)) };
+                match std::mem::take(&mut self.skipping) {
+                    true => continue,
+                    false if line.len() > bytes_max => return Err(BodyFault::TooLarge),
+                    false => return Ok(Some(line)),
+                }
             }
             self.searched = self.rest.len();
-            if self.rest.len() > bytes_max {
-                return Err(BodyFault::TooLarge);
+            if self.skipping || self.rest.len() > bytes_max {
+                (self.rest, self.searched) = (Vec::new(), 0);
+                if !std::mem::replace(&mut self.skipping, true) {
+                    return Err(BodyFault::TooLarge);
+                }
             }
             if !self.more().await? {
                 self.searched = 0;
                 let line = std::mem::take(&mut self.rest);
                 return Ok((!line.is_empty()).then_some(line));
             }
+        }
+    }
+
+    /// Reads on to the end for nothing. A client that still sends while it is refused would otherwise
+    /// see its connection break, and not the refusal.
+    pub async fn drain(mut self) {
+        while self.more().await.unwrap_or(false) {
+            self.rest.clear();
         }
     }
 

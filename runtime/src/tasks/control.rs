@@ -173,7 +173,10 @@ async fn answer(mut request: Request, calls: &Sender<Call>, executor: &LocalExec
         Resource::Messages(module, output) => send_messages(module, output, request.body, calls, executor).await,
         resource => match ask(resource, &mut request).await {
             Ok(ask) => call(calls, ask).await,
-            Err(refusal) => Err(refusal),
+            Err(refusal) => {
+                executor.spawn(drain(request.body)).detach();
+                Err(refusal)
+            }
         },
     };
     outcome.unwrap_or_else(|refusal| Reply::error(refusal.status, &refusal.message))
@@ -263,6 +266,13 @@ async fn whole(body: &mut Body) -> Result<Vec<u8>, Refusal> {
     })
 }
 
+async fn drain(body: Body) {
+    let enough = async {
+        Timer::after(REFUSAL_WAIT).await;
+    };
+    smol::future::or(body.drain(), enough).await;
+}
+
 async fn call(calls: &Sender<Call>, ask: Ask) -> Result<Reply, Refusal> {
     let is_method = matches!(ask, Ask::Method { .. });
     let wait = match &ask {
@@ -321,7 +331,7 @@ async fn send_messages(
             number += 1;
             let (answer, answered) = smol::channel::bounded(1);
             let line = body.line(LINE_BYTES_MAX).await;
-            let ended = !matches!(line, Ok(Some(_)));
+            let ended = matches!(line, Err(BodyFault::Broken(_)));
             match line {
                 Ok(None) => break,
                 Ok(Some(line)) if line.trim_ascii().is_empty() => continue,
@@ -338,6 +348,7 @@ async fn send_messages(
                 break;
             }
         }
+        drain(body).await;
     };
     executor.spawn(reading).detach();
     let lines = |first: Option<Vec<u8>>| {
@@ -356,9 +367,7 @@ fn record_of(line: Result<Option<Vec<u8>>, BodyFault>, number: usize) -> Result<
     match line {
         Ok(line) => record_from_line(&line.unwrap_or_default())
             .or_else(|fault| refuse(if fault.too_large { 413 } else { 400 }, &fault.message)),
-        Err(BodyFault::TooLarge) => {
-            refuse(413, &format!("longer than {LINE_BYTES_MAX} bytes; nothing after it is read"))
-        }
+        Err(BodyFault::TooLarge) => refuse(413, &format!("longer than {LINE_BYTES_MAX} bytes")),
         Err(BodyFault::Broken(why)) => refuse(400, &format!("can't be read: {why}")),
     }
 }
@@ -368,5 +377,20 @@ fn outcome(answer: Result<Answer, Refusal>) -> Value {
         Ok(Answer::Json(value)) => value,
         Ok(Answer::Raw { .. } | Answer::Lines(_)) => http::error_json(500, "not the answer to a message"),
         Err(refusal) => http::error_json(refusal.status, &refusal.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_time_or_how_long_ago() {
+        assert_eq!(since("1795456800000"), Some(1_795_456_800_000));
+        assert_eq!(since("2026-11-23T18:00:00Z"), Some(1_795_456_800_000));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+        let ago = since("10min").unwrap();
+        assert!((now - 601_000..=now - 599_000).contains(&ago) || ago == 0, "{ago}");
+        assert_eq!(since("yesterday"), None);
     }
 }

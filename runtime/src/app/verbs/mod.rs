@@ -30,7 +30,8 @@ pub struct Target {
 impl Target {
     /// A user's own runtime, if there is one, comes before the system's.
     pub fn new(control: Option<PathBuf>, json: bool) -> Target {
-        let named = control.or_else(|| std::env::var_os("SKERRY_CONTROL").map(PathBuf::from));
+        let named =
+            control.or_else(|| std::env::var_os("SKERRY_CONTROL").filter(|path| !path.is_empty()).map(PathBuf::from));
         let socket = named.unwrap_or_else(|| {
             let own = Surroundings::look().control_socket();
             let system = PathBuf::from(SYSTEM_SOCKET);

@@ -1,12 +1,13 @@
 //! Verbs for one module: `restart`, `twin get`, `twin set`, `method`. Must never send what is not
 //! JSON: a typing error is told here, with its column, before anybody is asked.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
 
 use super::{Fault, Outcome, Target, ask, path};
 use crate::app::cli::{CallMethod, Restart, TwinGet, TwinSet};
+use crate::app::table::plain;
 use crate::io::http::escape;
 
 pub fn restart(args: &Restart) -> Outcome {
@@ -22,7 +23,8 @@ pub fn twin_get(args: &TwinGet) -> Outcome {
 
 pub fn twin_set(args: &TwinSet) -> Outcome {
     let target = args.target();
-    let patch = typed_json("patch", &args.patch)?;
+    let patch = args.patch.clone().map_or_else(standard_input, Ok)?;
+    let patch = typed_json("patch", &patch)?;
     if !patch.is_object() {
         return Err(Fault::Usage("the patch must be a JSON object: {\"name\": value}".to_owned()));
     }
@@ -59,10 +61,12 @@ fn say(text: &str) -> Outcome {
 }
 
 fn typed_json(what: &str, text: &str) -> Result<Value, Fault> {
-    let mut read = String::new();
-    if text == "-" {
-        io::stdin().read_to_string(&mut read)?;
+    serde_json::from_str(text).map_err(|e| Fault::Usage(format!("the {what} is not JSON: {e}: {}", plain(text))))
+}
+
+fn standard_input() -> Result<String, Fault> {
+    if io::stdin().is_terminal() {
+        return Err(Fault::Usage("no patch: give it as an argument, or through standard input".to_owned()));
     }
-    let text = if text == "-" { &read } else { text };
-    serde_json::from_str(text).map_err(|e| Fault::Usage(format!("the {what} is not JSON: {e}: {text}")))
+    Ok(io::read_to_string(io::stdin())?)
 }

@@ -1,7 +1,7 @@
 //! `send`: lines of standard input become messages, and each gets its answer printed in their order.
 //! Must never wait for the end of the input before it sends, nor hide that a message was not acknowledged.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,8 +14,10 @@ use crate::app::cli::Send;
 use crate::app::table::{cell, show};
 use crate::io::http::Upload;
 
-/// Lines read ahead of the socket.
-const AHEAD_MAX: usize = 64;
+/// Chunks read ahead of the socket.
+const AHEAD_MAX: usize = 8;
+/// Bytes of a chunk, unless one line has more.
+const CHUNK_BYTES: usize = 16 * 1024;
 
 pub fn send(args: &Send) -> Outcome {
     let target = args.target();
@@ -69,20 +71,27 @@ fn one(body: &str, properties: &[String]) -> Result<Vec<u8>, Fault> {
     Ok(json!({"body": body, "properties": properties}).to_string().into_bytes())
 }
 
-/// Lines as they come, and how many messages they are. A thread, because standard input can't be waited for otherwise.
+/// Lines as they come, several in one chunk where they are there already, and how many messages they are.
+/// A thread, because standard input can't be waited for otherwise.
 fn standard_input() -> (Receiver<Vec<u8>>, Arc<AtomicU64>) {
     let (chunks, received) = bounded(AHEAD_MAX);
     let read = Arc::new(AtomicU64::new(0));
     let count = read.clone();
     std::thread::spawn(move || {
-        let mut input = io::stdin().lock();
-        let mut line = Vec::new();
-        while input.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-            if !line.trim_ascii().is_empty() {
+        let mut input = BufReader::with_capacity(CHUNK_BYTES, io::stdin());
+        let mut chunk = Vec::new();
+        loop {
+            let start = chunk.len();
+            let ended = !input.read_until(b'\n', &mut chunk).is_ok_and(|bytes| bytes > 0);
+            if !chunk[start..].trim_ascii().is_empty() {
                 count.fetch_add(1, Ordering::Relaxed);
             }
-            if chunks.send_blocking(std::mem::take(&mut line)).is_err() {
-                break;
+            let more_is_there = input.buffer().contains(&b'\n') && chunk.len() < CHUNK_BYTES;
+            if ended || !more_is_there {
+                let sent = chunks.send_blocking(std::mem::take(&mut chunk));
+                if ended || sent.is_err() {
+                    break;
+                }
             }
         }
     });

@@ -1,98 +1,18 @@
-//! The control socket as curl and the command line see it, with a core that only answers.
-//! Must never need a real module: what the core does is written down in `Core::answer`.
+//! The control socket as curl sees it. Must never need a real module: the core only answers.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use skerry_runtime::io::http::{self, Upload};
-use skerry_runtime::io::socket;
 use skerry_runtime::tasks::control;
-use skerry_runtime::tasks::mailbox::{Answer, Ask, Call, Refusal};
+use skerry_runtime::tasks::mailbox::Ask;
 use smol::LocalExecutor;
-use smol::channel::{Receiver, Sender, bounded};
+use smol::channel::bounded;
 
-/// Longer than anything here takes; a test that waits this long has failed.
-const DEADLINE: Duration = Duration::from_secs(20);
-
-type Respond = Sender<Result<Answer, Refusal>>;
-
-/// Notes what was asked, and answers as `answer` says.
-#[derive(Clone, Default)]
-struct Core {
-    asked: Arc<Mutex<Vec<Ask>>>,
-    /// Messages to output `hold` are kept unanswered until there are this many, then answered from the last to the first.
-    hold: usize,
-    held: Arc<Mutex<Vec<(usize, Respond)>>>,
-}
-
-impl Core {
-    async fn run(self, calls: Receiver<Call>) {
-        while let Ok(Call { ask, answer }) = calls.recv().await {
-            self.asked.lock().unwrap().push(ask.clone());
-            self.answer(ask, answer);
-        }
-    }
-
-    fn answer(&self, ask: Ask, answer: Respond) {
-        let reply = match ask {
-            Ask::Status => Ok(Answer::Json(json!({"device": "d"}))),
-            Ask::Module { module } => Err(Refusal::no_such_module(&module, ["filter", "window"])),
-            Ask::Method { payload, .. } => Ok(Answer::Raw { status: 207, body: payload }),
-            Ask::Tap { .. } => {
-                let (lines, reader) = bounded(8);
-                (0..3).for_each(|i| lines.try_send(json!({"i": i})).unwrap());
-                Ok(Answer::Lines(reader))
-            }
-            Ask::Send { output, .. } if output == "hold" => {
-                let mut held = self.held.lock().unwrap();
-                let number = held.len();
-                held.push((number, answer));
-                if held.len() == self.hold {
-                    for (number, answer) in held.drain(..).rev() {
-                        let _ = answer.try_send(Ok(Answer::Json(json!({"outcome": "delivered", "number": number}))));
-                    }
-                }
-                return;
-            }
-            Ask::Send { .. } => Ok(Answer::Json(json!({"outcome": "durable"}))),
-            Ask::Restart { .. } => return,
-            _ => Ok(Answer::Json(json!({}))),
-        };
-        let _ = answer.try_send(reply);
-    }
-}
-
-struct Device {
-    socket: PathBuf,
-    core: Core,
-    _folder: tempfile::TempDir,
-}
-
-fn device_with(core: Core, calls_max: usize, answers: bool) -> Device {
-    let folder = tempfile::tempdir().unwrap();
-    let socket = folder.path().join("control.sock");
-    let listener = socket::bind(&socket).unwrap();
-    let (calls, called) = bounded(calls_max);
-    let running = core.clone();
-    std::thread::spawn(move || {
-        let executor = Rc::new(LocalExecutor::new());
-        if answers {
-            executor.spawn(running.run(called.clone())).detach();
-        }
-        let served = smol::block_on(executor.run(control::serve(executor.clone(), listener, calls)));
-        drop((served, called));
-    });
-    Device { socket, core, _folder: folder }
-}
-
-fn device() -> Device {
-    device_with(Core { hold: 254, ..Core::default() }, 512, true)
-}
+use crate::core::{Core, DEADLINE, Device, device, device_with};
 
 impl Device {
     /// Writes bytes as they are and reads until the server closes.
@@ -130,7 +50,7 @@ fn plain_requests_become_asks() {
     device.check("PATCH", "/modules/filter/twin", r#"{"threshold":3}"#, (200, "{}"));
     device.check("POST", "/modules/a%20b/methods/do?timeout=1500ms", "[1]", (200, r#"{"payload":[1],"status":207}"#));
     device.check("POST", "/modules/m/methods/do", "\u{1}", (200, r#"{"payloadBase64":"AQ==","status":207}"#));
-    device.check("GET", "/modules/filter/logs?since=1795456800000&tail=5&follow=true", "", (200, "{}"));
+    device.ask("GET", "/modules/filter/logs?since=1795456800000&tail=5&follow=true", "");
     let asked = device.core.asked.lock().unwrap().clone();
     assert_eq!(asked[1], Ask::PatchDesired { module: "filter".into(), patch: json!({"threshold": 3}) });
     let method = Ask::Method { module: "a b".into(), name: "do".into(), payload: b"[1]".into(), timeout_ms: 1_500 };
@@ -240,7 +160,11 @@ fn a_bad_line_is_answered_in_its_place() {
     let (_, answers) = send(&device.socket, "/modules/m/outputs/o/messages", lines(&large));
     assert_eq!((answers.len(), &answers[1]["error"]["status"]), (3, &json!(413)));
     let (_, answers) = send(&device.socket, "/modules/m/outputs/o/messages", lines(&"y".repeat(3 * 1024 * 1024)));
-    assert_eq!((answers.len(), &answers[1]["error"]["status"]), (2, &json!(413)));
+    assert_eq!((answers.len(), &answers[1]["error"]["status"]), (3, &json!(413)));
+    let endless: Vec<String> =
+        (0..4_000).map(|i| format!("{{\"bdy\":{i},\"x\":\"{}\"}}\n", "x".repeat(1_000))).collect();
+    let (status, answers) = send(&device.socket, "/modules/m/outputs/o/messages", endless);
+    assert_eq!((status, answers.len()), (400, 1));
     device.check(
         "POST",
         "/modules/m/outputs/o/messages",
@@ -263,6 +187,27 @@ fn a_client_that_reads_nothing_holds_up_nobody() {
         .collect();
     device.check("GET", "/status", "", (200, r#"{"device":"d"}"#));
     drop(idle);
+}
+
+/// Whoever stops watching is noticed although nothing is said: else quiet taps would use up the connections.
+#[test]
+fn a_watcher_that_leaves_gives_its_place_back() {
+    let device = device();
+    for _ in 0..80 {
+        let mut stream = UnixStream::connect(&device.socket).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(b"GET /tap?from=quiet HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+        drop(stream);
+        let lines = device.core.watched.lock().unwrap().pop().unwrap();
+        let late = async {
+            smol::Timer::after(DEADLINE).await;
+            panic!("the tap is still open");
+        };
+        smol::block_on(smol::future::or(lines.closed(), late));
+    }
 }
 
 #[test]
@@ -294,7 +239,7 @@ fn a_descendant_is_refused() {
     }
     let device = device();
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_descendant_is_refused", "--nocapture"])
+        .args(["--exact", "http::a_descendant_is_refused", "--nocapture"])
         .env(SOCKET, &device.socket)
         .output()
         .unwrap();

@@ -1,0 +1,5 @@
+//! The control socket, from both sides.
+
+mod core;
+mod http;
+mod verbs;
