@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use skerry_runtime::app::cli::{self, Command, RouteCommand, Run, Stop, TwinCommand};
 use skerry_runtime::app::config::{self, Surroundings};
-use skerry_runtime::app::pending;
 use skerry_runtime::app::verbs::{finish, live, modules, send, status};
+use skerry_runtime::app::{inspect, route_eval};
+use skerry_runtime::logic::routing;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1).peekable();
@@ -34,16 +35,16 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Send(args) => finish(send::send(args), args.json),
         Command::Tap(args) => finish(live::tap(args), args.json),
         Command::Logs(args) => finish(live::logs(args), args.json),
-        Command::Inspect(args) => pending::inspect(args),
+        Command::Inspect(args) => inspect_file(args),
         Command::Route(route) => match &route.command {
-            RouteCommand::Eval(args) => pending::route_eval(args),
+            RouteCommand::Eval(args) => evaluate(args),
         },
         Command::Version(args) => finish(status::version(args.json), args.json),
     }
 }
 
 fn run(args: &Run) -> ExitCode {
-    let config = match config::load(&args.flags(), &Surroundings::look(), pending::check_route) {
+    let config = match config::load(&args.flags(), &Surroundings::look(), check_route) {
         Ok(config) => config,
         Err(lines) => {
             let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
@@ -55,11 +56,42 @@ fn run(args: &Run) -> ExitCode {
         let _ = writeln!(io::stdout(), "{file}: good");
         return ExitCode::SUCCESS;
     }
-    match pending::run(config) {
+    match skerry_runtime::app::run::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "skerry: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// The language is the hub's; the file and line are the configuration's.
+fn check_route(text: &str) -> Result<(), config::RouteFault> {
+    let fault = |e: routing::RouteError| config::RouteFault { column: e.column, message: e.message };
+    routing::parse_route(text).map(drop).map_err(fault)
+}
+
+/// The file's own faults are an error; that it does not run on this device is shown, and an exit code of 1.
+fn inspect_file(args: &cli::Inspect) -> ExitCode {
+    match inspect::inspect(&args.file, args.json) {
+        Ok((text, runs)) => {
+            let _ = io::stdout().write_all(text.as_bytes());
+            ExitCode::from(u8::from(!runs))
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "skerry: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn evaluate(args: &cli::RouteEval) -> ExitCode {
+    match (&args.cases, &args.route, &args.message) {
+        (Some(file), None, None) => route_eval::eval_cases(file, args.json),
+        (None, Some(route), Some(message)) => route_eval::eval_one(route, message, args.json),
+        _ => {
+            let _ = writeln!(io::stderr(), "skerry route eval takes --cases FILE, or --route TEXT with --message FILE");
+            ExitCode::from(2)
         }
     }
 }

@@ -251,15 +251,15 @@ pub enum RouteCommand {
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(subcommand, name = "eval")]
 pub struct RouteEval {
-    /// route, or only its condition
-    #[argh(positional)]
-    pub route: String,
-    /// where the messages come from (default: any source that the route takes)
-    #[argh(option, arg_name = "source")]
-    pub from: Option<String>,
-    /// one message instead of standard input
-    #[argh(option, arg_name = "json")]
-    pub message: Option<String>,
+    /// rows of (condition, message, expected) in JSON: prints each mismatch, and a last line with the counts
+    #[argh(option, arg_name = "file")]
+    pub cases: Option<PathBuf>,
+    /// a whole route, or a condition alone, to be explained on one message
+    #[argh(option, arg_name = "text")]
+    pub route: Option<String>,
+    /// the message for --route: a JSON file with body, properties, system and source
+    #[argh(option, arg_name = "file")]
+    pub message: Option<PathBuf>,
     /// print JSON
     #[argh(switch)]
     pub json: bool,

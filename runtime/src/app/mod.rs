@@ -3,9 +3,11 @@
 pub mod cli;
 pub mod config;
 pub mod inspect;
-pub mod pending;
+pub mod logger;
 pub mod route_eval;
+pub mod run;
 pub mod settings;
+pub mod signals;
 pub mod table;
 pub mod toml_table;
 pub mod verbs;

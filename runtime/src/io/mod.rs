@@ -1,5 +1,6 @@
 //! What does: files, sockets, processes, clocks. Leaves the deciding to `logic`.
 
+pub mod clock;
 pub mod crash_report;
 pub mod elf;
 pub mod http;
@@ -8,9 +9,8 @@ pub mod images;
 pub mod order;
 pub mod peer;
 pub mod process;
+pub mod secret;
 pub mod socket;
 pub mod status_page;
 pub mod store;
-pub mod clock;
 pub mod watch;
-pub mod secret;

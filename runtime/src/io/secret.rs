@@ -20,9 +20,17 @@ pub struct Keys {
 #[derive(Debug)]
 pub enum KeyError {
     /// Others can read it.
-    Open { path: PathBuf, mode: u32 },
-    Length { path: PathBuf },
-    Io { path: PathBuf, error: io::Error },
+    Open {
+        path: PathBuf,
+        mode: u32,
+    },
+    Length {
+        path: PathBuf,
+    },
+    Io {
+        path: PathBuf,
+        error: io::Error,
+    },
 }
 
 impl fmt::Display for KeyError {

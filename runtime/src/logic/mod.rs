@@ -11,3 +11,4 @@ pub mod restart;
 pub mod routing;
 pub mod twin;
 pub mod units;
+pub mod version;

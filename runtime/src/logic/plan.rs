@@ -20,10 +20,16 @@ pub struct Running {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    Start { name: String },
+    Start {
+        name: String,
+    },
     /// Put the instance on another image.
-    Replace { name: String },
-    Stop { name: String },
+    Replace {
+        name: String,
+    },
+    Stop {
+        name: String,
+    },
 }
 
 /// Ends come first, so that what is replaced never runs beside its successor.
@@ -55,7 +61,13 @@ mod tests {
         let want = |d: &str| Wanted { digest: d.into() };
         let run = |d: &str, ending| Running { digest: d.into(), ending };
         let wanted = [("new", want("1")), ("same", want("1")), ("other", want("2")), ("back", want("1"))];
-        let running = [("same", run("1", false)), ("other", run("1", false)), ("gone", run("1", false)), ("back", run("1", true)), ("going", run("1", true))];
+        let running = [
+            ("same", run("1", false)),
+            ("other", run("1", false)),
+            ("gone", run("1", false)),
+            ("back", run("1", true)),
+            ("going", run("1", true)),
+        ];
         let wanted = wanted.into_iter().map(|(n, w)| (n.to_owned(), w)).collect();
         let running = running.into_iter().map(|(n, r)| (n.to_owned(), r)).collect();
         assert_eq!(

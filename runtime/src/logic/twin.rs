@@ -104,6 +104,18 @@ impl Twin {
         Twin { desired, desired_version, reported, reported_version }
     }
 
+    /// The reverse of `to_json`; `None` for anything else.
+    pub fn from_json(mut value: Value) -> Option<Twin> {
+        let mut section = |name: &str| -> Option<(Map<String, Value>, u64)> {
+            let Value::Object(mut section) = value.get_mut(name)?.take() else { return None };
+            let version = section.remove("$version")?.as_u64()?;
+            Some((section, version))
+        };
+        let (desired, desired_version) = section("desired")?;
+        let (reported, reported_version) = section("reported")?;
+        Some(Twin::from_parts(desired, desired_version, reported, reported_version))
+    }
+
     pub fn desired(&self) -> &Map<String, Value> {
         &self.desired
     }

@@ -123,7 +123,7 @@ impl Slot {
 }
 
 pub fn line_json(line: &LogLine) -> Value {
-    json!({"time": line.at.to_rfc3339(), "level": line.level_name(), "stream": line.stream, "text": line.text})
+    json!({"at": line.at.0, "level": line.level_name(), "message": line.text, "target": line.stream})
 }
 
 /// Somebody who watches messages pass.

@@ -318,17 +318,10 @@ impl Life {
                 );
             }
             Said::Failed { kind, text } => {
-                let failure = match kind {
-                    FailureKind::Image => Failure::Image,
-                    FailureKind::Start => Failure::Start,
-                    FailureKind::Thread => Failure::Thread,
-                    FailureKind::Asked => Failure::Asked,
-                    FailureKind::Confinement => Failure::Confinement,
-                };
-                self.verdict.get_or_insert(Exit::Failed { failure, text });
+                self.verdict.get_or_insert(Exit::Failed { failure: failure_of(kind), text });
             }
             Said::Panicked { text } => self.panic = Some(text),
-            Said::Pong { .. } => self.ping = None,
+            Said::Pong => self.ping = None,
             Said::Stopped => {}
         }
     }
@@ -378,22 +371,9 @@ impl Life {
 
     /// Reads what is left on the link, then says how it ended.
     async fn classify(&mut self) -> Exit {
-        let rest = async {
-            while let Ok(event) = self.events.recv().await {
-                match event {
-                    Event::Said(said) => self.heard_last(said),
-                    Event::LinkOver(_) => return,
-                    _ => {}
-                }
-            }
-        };
-        // Not an error if it takes longer: a grandchild may hold the other end.
+        // Not for ever: a grandchild may hold the other end.
         let mut heard = Vec::new();
-        let timer = async {
-            Timer::after(LAST_WORDS_WAIT).await;
-        };
-        let collect = async {
-            drop(rest);
+        let rest = async {
             while let Ok(event) = self.events.recv().await {
                 match event {
                     Event::Said(said) => heard.push(said),
@@ -402,7 +382,10 @@ impl Life {
                 }
             }
         };
-        smol::future::or(collect, timer).await;
+        let late = async {
+            Timer::after(LAST_WORDS_WAIT).await;
+        };
+        smol::future::or(rest, late).await;
         heard.into_iter().for_each(|said| self.heard_last(said));
         let page = self.host.status.read().unwrap_or_default();
         let ended = self.host.try_wait().ok().flatten();
@@ -420,8 +403,7 @@ impl Life {
     fn heard_last(&mut self, said: Said) {
         match said {
             Said::Failed { kind, text } => {
-                let failure = if kind == FailureKind::Image { Failure::Image } else { Failure::Start };
-                self.verdict.get_or_insert(Exit::Failed { failure, text });
+                self.verdict.get_or_insert(Exit::Failed { failure: failure_of(kind), text });
             }
             Said::Panicked { text } => self.panic = Some(text),
             _ => {}
@@ -450,8 +432,16 @@ impl Life {
         let page = self.host.status.read().unwrap_or_default();
         let _ = self.host.try_wait();
         // Last answers that are still in the socket count.
-        let drained = async { while let Ok(event) = self.events.recv().await { if matches!(event, Event::LinkOver(_)) { break } } };
-        let late = async { drop(Timer::after(LAST_WORDS_WAIT).await) };
+        let drained = async {
+            while let Ok(event) = self.events.recv().await {
+                if matches!(event, Event::LinkOver(_)) {
+                    break;
+                }
+            }
+        };
+        let late = async {
+            Timer::after(LAST_WORDS_WAIT).await;
+        };
         if matches!(end, End::Asked(_)) {
             smol::future::or(drained, late).await;
         }
@@ -491,6 +481,16 @@ impl Life {
             Ok(None) => {}
             Err(error) => log::warn!("instance={} crash_report=failed reason=\"{error}\"", self.slot.name),
         }
+    }
+}
+
+fn failure_of(kind: FailureKind) -> Failure {
+    match kind {
+        FailureKind::Image => Failure::Image,
+        FailureKind::Start => Failure::Start,
+        FailureKind::Thread => Failure::Thread,
+        FailureKind::Asked => Failure::Asked,
+        FailureKind::Confinement => Failure::Confinement,
     }
 }
 
@@ -536,7 +536,13 @@ async fn after_exit(
     next
 }
 
-async fn read(world: Rc<World>, slot: Rc<Slot>, link: LinkIx, stream: Rc<Async<std::os::unix::net::UnixStream>>, say: Sender<Event>) {
+async fn read(
+    world: Rc<World>,
+    slot: Rc<Slot>,
+    link: LinkIx,
+    stream: Rc<Async<std::os::unix::net::UnixStream>>,
+    say: Sender<Event>,
+) {
     let over = reader::run(&world, &slot, link, &stream, async |said| {
         let _ = say.send(Event::Said(said)).await;
     })

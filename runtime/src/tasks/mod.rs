@@ -1,4 +1,15 @@
-//! Declares the files of `tasks`.
+//! What carries: one loop a concern, each a `match` over a closed list of events. Tasks know `port`, `board`, `world`
+//! and `mailbox`, and not each other (the instance and its link's reader aside, which are two halves of one).
 
+pub mod agent;
+pub mod answers;
+pub mod board;
 pub mod control;
+pub mod instance;
 pub mod mailbox;
+pub mod port;
+pub mod reader;
+pub mod storage;
+pub mod taps;
+pub mod views;
+pub mod world;

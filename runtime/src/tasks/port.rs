@@ -168,7 +168,9 @@ impl Port {
             Done::Committed { id, result } => {
                 let told = result.as_ref().map(|_| ()).map_err(String::clone);
                 if let Err(reason) = &result {
-                    log::error!("store commit=failed reason={reason:?} action=\"senders are told; trying again every 5 s\"");
+                    log::error!(
+                        "store commit=failed reason={reason:?} action=\"senders are told; trying again every 5 s\""
+                    );
                 }
                 self.turn(|hub, now| hub.handle_committed(now, id, result));
                 self.waiting.borrow_mut().retain(|(commit, done)| {
@@ -247,7 +249,10 @@ pub async fn run_timer(port: Rc<Port>, rearmed: Receiver<()>) {
             }
             smol::Timer::after(wait).await;
         };
-        smol::future::or(sleep, async { drop(rearmed.recv().await) }).await;
+        smol::future::or(sleep, async {
+            let _ = rearmed.recv().await;
+        })
+        .await;
         if due <= port.now().mono {
             port.turn(|hub, now| hub.on_timeout(now));
         }

@@ -10,6 +10,7 @@ use smol::io::AsyncBufReadExt;
 use smol::stream::StreamExt;
 
 use super::board::Slot;
+use super::taps;
 use super::world::World;
 use crate::logic::hub::{Hub, LinkIx};
 use crate::logic::log_ring::LogLine;
@@ -54,6 +55,7 @@ pub async fn run(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(_) => return None,
         };
+        taps::hand_out(world);
         for owned in batch {
             if let Some(said) = act(world, slot, link, owned) {
                 say(said).await;
@@ -217,7 +219,7 @@ fn report(world: &World, slot: &Slot, link: LinkIx, rid: u64, patch: &str) {
         Err(reason) => (400, twin.reported_version(), reason),
     };
     if status == 204 {
-        let bytes = super::answers::twin_document(twin);
+        let bytes = twin.to_json().to_string().into_bytes();
         world.port.turn(|hub, now| hub.put_document(now, &format!("twin/{}", slot.name), Some(bytes), false));
     } else {
         log::warn!("instance={}/{} report=refused reason={reason:?}", slot.name, slot.generation.get());

@@ -14,15 +14,26 @@ use crate::model::limits::STORE_RETRY;
 pub enum Job {
     Commit(Box<Commit>),
     Load(LoadRequest),
-    DeadLetters { limit: usize, answer: Sender<Result<Vec<DeadLetter>, String>> },
+    DeadLetters {
+        limit: usize,
+        answer: Sender<Result<Vec<DeadLetter>, String>>,
+    },
     /// File bytes, bytes in blocks, quota.
-    Sizes { answer: Sender<(u64, u64, u64)> },
+    Sizes {
+        answer: Sender<(u64, u64, u64)>,
+    },
 }
 
 /// What the hub is told.
 pub enum Done {
-    Committed { id: u64, result: Result<Option<String>, String> },
-    Loaded { request: LoadRequest, result: Result<Option<LoadedBlock>, String> },
+    Committed {
+        id: u64,
+        result: Result<Option<String>, String>,
+    },
+    Loaded {
+        request: LoadRequest,
+        result: Result<Option<LoadedBlock>, String>,
+    },
     /// After a failure the store could be opened again.
     Reopened,
 }

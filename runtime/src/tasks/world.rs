@@ -24,6 +24,7 @@ pub struct World {
     pub executor: Rc<LocalExecutor<'static>>,
     /// Bytes read from a link, before they are taken apart; what is left of a frame moves to the link's own buffer.
     pub scratch: RefCell<Vec<u8>>,
+    pub started: crate::model::time::Mono,
     /// Wakes the agent: something ended, or a folder changed.
     pub replan: smol::channel::Sender<()>,
 }

@@ -59,9 +59,7 @@ impl Store {
         let live_bytes = self.try_commit(commit).map_err(|e| e.to_string())?;
         self.live_bytes = live_bytes;
         let full = self.live_bytes >= self.quota_bytes;
-        Ok(full.then(|| {
-            format!("{} of {} bytes are in use", self.live_bytes, self.quota_bytes)
-        }))
+        Ok(full.then(|| format!("{} of {} bytes are in use", self.live_bytes, self.quota_bytes)))
     }
 
     fn try_commit(&self, commit: &Commit) -> Result<u64, redb::Error> {

@@ -54,7 +54,11 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OpenError::Folder { folder, error } => {
-                write!(f, "state folder {}: {error}; make it, or name another with [state] folder or --state", folder.display())
+                write!(
+                    f,
+                    "state folder {}: {error}; make it, or name another with [state] folder or --state",
+                    folder.display()
+                )
             }
             OpenError::Volatile { folder } => write!(
                 f,
@@ -63,7 +67,11 @@ impl fmt::Display for OpenError {
                 folder.display()
             ),
             OpenError::InUse { path } => {
-                write!(f, "{} is in use by another skerry; stop it, or give this one a state folder of its own", path.display())
+                write!(
+                    f,
+                    "{} is in use by another skerry; stop it, or give this one a state folder of its own",
+                    path.display()
+                )
             }
             OpenError::Newer { path, found } => write!(
                 f,
@@ -106,7 +114,8 @@ fn opened(
     let (restored, clock, live_bytes) = restore(&db).map_err(failed)?;
     let quota_bytes = match options.quota_bytes {
         Some(bytes) => bytes,
-        None => default_quota(&path, live_bytes).map_err(|e| OpenError::Failed { path: path.clone(), error: e.to_string() })?,
+        None => default_quota(&path, live_bytes)
+            .map_err(|e| OpenError::Failed { path: path.clone(), error: e.to_string() })?,
     };
     let store = Store { db, path: path.clone(), boot_id: options.boot_id.clone(), live_bytes, quota_bytes };
     Ok(Opened { store, restored, clock, moved_aside })

@@ -39,7 +39,8 @@ pub fn decompress(value: &[u8]) -> Result<Vec<u8>, String> {
             if length > UNPACKED_MAX {
                 return Err("a block of the store claims an impossible length".to_owned());
             }
-            lz4_flex::block::decompress(packed, length).map_err(|e| format!("a block of the store does not unpack: {e}"))
+            lz4_flex::block::decompress(packed, length)
+                .map_err(|e| format!("a block of the store does not unpack: {e}"))
         }
         _ => Err("a block of the store has an unknown packing".to_owned()),
     }
@@ -173,7 +174,15 @@ mod tests {
     fn every_row_comes_back() {
         let row = RowWrite { queue: 1, block: 2, total: 70, settled: 3, bits: vec![7, 0], last_expiry: Age(9) };
         assert_eq!(decode_row(1, 2, &encode_row(&row)), Some(row));
-        let ledger = Ledger { delivered: 1, expired: 2, evicted: 3, dead_lettered: 4, removed: 5, refused: 7, ..Ledger::default() };
+        let ledger = Ledger {
+            delivered: 1,
+            expired: 2,
+            evicted: 3,
+            dead_lettered: 4,
+            removed: 5,
+            refused: 7,
+            ..Ledger::default()
+        };
         let endpoint = Endpoint::Input { module: "m".into(), input: "i".into() };
         let queue = QueueRow { id: 3, endpoint, priority: 5, ledger };
         assert_eq!(decode_queue(3, &encode_queue(&queue)), Some(queue));

@@ -21,6 +21,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use crate::logic::routing::{self, Candidates, RouteTable};
 use crate::model::endpoint::{Endpoint, Priority, Source};
 use crate::model::limits;
 use crate::model::time::{Mono, Now};
@@ -81,7 +82,7 @@ struct Identity {
 /// One output, with the routes that can match it.
 struct SourceState {
     source: Source,
-    candidates: crate::logic::routing::Candidates,
+    candidates: Candidates,
     /// Endpoints of the route table that it has sent to, as queues.
     queues: Vec<(u32, Priority, QueueIx)>,
 }
@@ -99,7 +100,7 @@ pub enum StoreState {
 pub struct Hub {
     config: HubConfig,
     device: String,
-    routes: crate::logic::routing::RouteTable,
+    routes: RouteTable,
     identities: Vec<Identity>,
     by_module: HashMap<String, IdentityIx>,
     sources: Vec<SourceState>,
@@ -133,13 +134,13 @@ pub struct Hub {
     parents_safe: VecDeque<(Parent, bool)>,
     dirty_links: Vec<LinkIx>,
     output_links: Vec<LinkIx>,
-    selected: Vec<crate::logic::routing::Selected>,
+    selected: Vec<routing::Target>,
     taps: usize,
     tapped: Vec<Tapped>,
 }
 
 impl Hub {
-    pub fn new(device: &str, config: HubConfig, routes: crate::logic::routing::RouteTable, restored: Restored) -> Hub {
+    pub fn new(device: &str, config: HubConfig, routes: RouteTable, restored: Restored) -> Hub {
         let mut hub = Hub {
             config,
             device: device.to_owned(),

@@ -1,13 +1,15 @@
 //! A message comes in: checked, routed, put into the queues of its endpoints. Must never block on anything,
 //! and must answer every ticket exactly once.
 
+use std::time::Duration;
+
 use smallvec::SmallVec;
 
 use super::deliver::Fault;
 use super::entry::{Chain, Entry, Key, List, Parent, Target, TargetState, Ticket};
 use super::link::Link;
 use super::{Hub, Identity, IdentityIx, LinkIx, QueueIx, SourceIx, SourceState, StoreState, Tapped};
-use crate::logic::routing::Subject;
+use crate::logic::routing::{Envelope, Instant, RecordSubject, View};
 use crate::model::endpoint::Source;
 use crate::model::limits::CREDIT_OVERDRAFT;
 use crate::model::time::{Age, Now};
@@ -195,22 +197,22 @@ impl Hub {
     /// Where the message goes: each endpoint once.
     fn route(&mut self, now: Now, source: SourceIx, record: Record<'_>) -> SmallVec<[Target; 2]> {
         let state = &self.sources[source as usize];
-        let subject = Subject::new(
-            record,
-            crate::logic::routing::Envelope {
-                device: &self.device,
-                module: &state.source.module,
-                output: &state.source.output,
-                enqueued: now.wall,
-            },
-        );
+        let enqueued = Instant::new(now.wall);
+        let envelope = Envelope {
+            device_id: &self.device,
+            module_id: Some(&state.source.module),
+            output: Some(&state.source.output),
+            enqueued_time: Some(&enqueued),
+            ..Envelope::default()
+        };
+        let subject = RecordSubject { record, envelope };
         let mut selected = std::mem::take(&mut self.selected);
         selected.clear();
-        self.routes.select(&state.candidates, &subject, &mut selected);
+        self.routes.select(&state.candidates, &View::new(&subject), &mut selected);
         let mut targets = SmallVec::new();
         for choice in &selected {
             let queue = self.queue_for(source, choice.endpoint as u32, choice.priority);
-            let ttl = choice.ttl.map_or(self.config.ttl, Some);
+            let ttl = choice.ttl_secs.map_or(self.config.ttl, |secs| Some(Duration::from_secs(secs)));
             let expiry = ttl.map_or(Age::NEVER, |ttl| now.age.after(ttl));
             targets.push(Target { queue, expiry, attempts: 0, state: TargetState::Waiting, stored: false });
         }

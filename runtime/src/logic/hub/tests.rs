@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::logic::routing::{RouteTable, Sink};
+use crate::logic::routing::{NamedRoute, RouteTable};
 use crate::model::time::{Age, Wall};
 use skerry_abi::wire::frame::{self, Completion, Outcome, Parents, ToHost};
 use skerry_abi::wire::record::Writer;
@@ -16,14 +16,13 @@ fn record(body: &str) -> Vec<u8> {
 
 /// `a/out -> b/in`, `b/out -> c/in`.
 fn chain() -> RouteTable {
-    let input = |m: &str| Sink::Module { module: m.into(), input: "in".into() };
-    RouteTable {
-        sinks: vec![input("b"), input("c")],
-        routes: vec![
-            ("/messages/modules/a/".into(), 0, 2_000_000_000, None),
-            ("/messages/modules/b/".into(), 1, 2_000_000_000, None),
-        ],
-    }
+    let route =
+        |name: &str, text: &str| NamedRoute { name: name.into(), text: text.into(), priority: None, ttl_secs: None };
+    RouteTable::new([
+        route("ab", "FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/b/inputs/in\")"),
+        route("bc", "FROM /messages/modules/b/outputs/out INTO BrokeredEndpoint(\"/modules/c/inputs/in\")"),
+    ])
+    .unwrap()
 }
 
 struct Play {

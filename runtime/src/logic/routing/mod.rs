@@ -26,7 +26,7 @@ mod warn;
 pub use condition::{Condition, ConditionError, Truth, compile_condition};
 pub use explain::Step;
 pub use route::{FaultKind, ParsedRoute, RouteError, RouteText, Sink, SinkText, is_route, parse_route, split_route};
-pub use subject::{Envelope, Held, RecordSubject, Subject, View};
+pub use subject::{Envelope, Held, Instant, RecordSubject, Subject, View};
 pub use table::{Candidates, Counts, NamedRoute, PRIORITY_DEFAULT, RouteTable, TableError, Target, normal_source};
 pub use warn::Warning;
 

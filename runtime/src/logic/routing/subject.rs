@@ -7,6 +7,7 @@ use skerry_abi::wire::record::{Key, Record, System};
 
 use super::body::{Document, Unreadable};
 use super::text::same_name;
+use crate::model::time::Wall;
 
 /// A property's value: absent and null are two things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +54,31 @@ pub struct Envelope<'a> {
     pub device_id: &'a str,
     pub module_id: Option<&'a str>,
     pub output: Option<&'a str>,
-    /// ISO 8601, when the hub accepted the message.
-    pub enqueued_time: Option<&'a str>,
+    /// When the hub accepted the message.
+    pub enqueued_time: Option<&'a Instant>,
     pub edge_message_id: Option<&'a str>,
     /// `twinChangeNotification` for those; it is also their message schema.
     pub message_type: Option<&'a str>,
     pub model_id: Option<&'a str>,
     /// From another device than this one.
     pub downstream: bool,
+}
+
+/// A time that becomes text, ISO 8601, only when a condition asks for it.
+#[derive(Clone, Debug)]
+pub struct Instant {
+    wall: Wall,
+    text: OnceCell<String>,
+}
+
+impl Instant {
+    pub fn new(wall: Wall) -> Instant {
+        Instant { wall, text: OnceCell::new() }
+    }
+
+    fn text(&self) -> &str {
+        self.text.get_or_init(|| self.wall.to_rfc3339())
+    }
 }
 
 /// A record and its envelope.
@@ -93,7 +111,7 @@ impl Subject for RecordSubject<'_> {
         } else if is("outputName") {
             envelope.output.into()
         } else if is("enqueuedTime") {
-            envelope.enqueued_time.into()
+            envelope.enqueued_time.map(Instant::text).into()
         } else if is("edgeMessageId") {
             envelope.edge_message_id.into()
         } else if is("messageType") {

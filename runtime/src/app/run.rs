@@ -1,0 +1,242 @@
+//! `skerry run`: every channel and task is made here, and ended here. Nothing else wires anything.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use smol::LocalExecutor;
+use smol::channel::{Receiver, Sender, bounded};
+
+use super::config::{Config, Quota, TimeToLive};
+use super::{logger, signals};
+use crate::io::clock::{self, Clock};
+use crate::io::crash_report::CrashReports;
+use crate::io::images::Images;
+use crate::io::process::{self, HostBinary};
+use crate::io::secret::Keys;
+use crate::io::store::{Opened, Options, Store};
+use crate::io::{peer, socket};
+use crate::logic::hub::{Hub, HubConfig};
+use crate::logic::routing::{NamedRoute, PRIORITY_DEFAULT, RouteTable};
+use crate::logic::twin::Twin;
+use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, REFUSALS_MAX};
+use crate::tasks::agent::Agent;
+use crate::tasks::board::{Board, Order};
+use crate::tasks::mailbox::Call;
+use crate::tasks::port::{self, Port};
+use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
+use crate::tasks::world::World;
+use crate::tasks::{answers, control};
+
+/// Questions that may wait for their answer.
+const CALLS_MAX: usize = 64;
+/// How long all instances together may take to stop.
+const STOP_WAIT: Duration = Duration::from_secs(12);
+
+/// Runs until a signal ends it. An error is one sentence for the operator.
+pub fn run(config: Config) -> Result<(), String> {
+    logger::install(config.log_level);
+    process::protect_self().map_err(|e| format!("can't protect this process from its modules: {e}"))?;
+    peer::adopt_orphans().map_err(|e| format!("can't become the parent of orphans: {e}"))?;
+    let signals = signals::Signals::catch().map_err(|e| format!("can't catch signals: {e}"))?;
+    let routes = route_table(&config)?;
+    let folder = config.state_folder.clone();
+    let options = Options {
+        quota_bytes: match config.store.quota {
+            Quota::Auto => None,
+            Quota::Bytes(bytes) => Some(bytes),
+        },
+        allow_volatile_state: config.store.allow_volatile_state,
+        boot_id: clock::boot_id(),
+    };
+    make_state_folder(&config)?;
+    let floor = clock::floor(&folder);
+    let opened = Store::open(&config.store.path, &options).map_err(|e| e.to_string())?;
+    // The socket comes after the store: who is refused the store must not have taken the socket of who has it.
+    let listener = socket::bind(&config.control_socket).map_err(|e| e.to_string())?;
+    let images = Images::open(&folder).map_err(|e| format!("image store in {}: {e}", folder.display()))?;
+    let executor = Rc::new(LocalExecutor::new());
+    let start = Start { config, routes, opened, options, floor, images };
+    let result = smol::block_on(executor.run(serve(Rc::clone(&executor), start, listener, signals)));
+    log::info!("skerry status=stopped");
+    result
+}
+
+struct Start {
+    config: Config,
+    routes: RouteTable,
+    opened: Opened,
+    options: Options,
+    floor: crate::model::time::Wall,
+    images: Images,
+}
+
+async fn serve(
+    executor: Rc<LocalExecutor<'static>>,
+    start: Start,
+    listener: std::os::unix::net::UnixListener,
+    mut signals: signals::Signals,
+) -> Result<(), String> {
+    let Start { config, routes, opened, options, floor, images } = start;
+    let Opened { store, restored, clock: last_clock, moved_aside } = opened;
+    let board = Board::default();
+    *board.twins.borrow_mut() = twins(&store, &config)?;
+    if let Some((path, reason)) = moved_aside {
+        board.warn(format!(
+            "the store could not be opened ({reason}); it was moved to {} and a new one made",
+            path.display()
+        ));
+    }
+    for (name, warning) in routes.warnings() {
+        board.warn(format!("route {name}, column {}: {}", warning.column, warning.message));
+    }
+    if routes.is_empty() {
+        board.warn("there are no routes: messages of modules go nowhere; add some to [routes]".to_owned());
+    }
+
+    let (jobs, job_queue) = bounded(JOBS_MAX);
+    let (done, dones) = bounded(JOBS_MAX);
+    let store_folder = config.store.path.clone();
+    let storage = std::thread::Builder::new().name("store".to_owned());
+    let storage = storage
+        .spawn(move || storage::run(store, store_folder, options, job_queue, done))
+        .map_err(|e| format!("can't start the storage thread: {e}"))?;
+
+    let hub = Hub::new(&config.device_id, hub_config(&config), routes, restored);
+    let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
+    let hub_port = Rc::new(hub_port);
+    let (replan, replans) = bounded(1);
+    let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
+    log::info!(
+        "skerry version={} device={} status=running state={} control={}",
+        env!("CARGO_PKG_VERSION"),
+        config.device_id,
+        config.state_folder.display(),
+        config.control_socket.display()
+    );
+    let control_socket = config.control_socket.clone();
+    let world = Rc::new(World {
+        keys: Keys::new(&config.state_folder),
+        crashes: RefCell::new(CrashReports::new(&config.state_folder)),
+        config,
+        started: hub_port.now().mono,
+        port: Rc::clone(&hub_port),
+        board,
+        images,
+        host: HostBinary::Own,
+        executor: Rc::clone(&executor),
+        scratch: RefCell::default(),
+        replan,
+    });
+
+    executor.spawn(port::run_timer(Rc::clone(&hub_port), rearmed)).detach();
+    executor.spawn(take_done(Rc::clone(&hub_port), dones.clone())).detach();
+    executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
+    executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
+    let control = control::serve(Rc::clone(&executor), listener, calls);
+    let control = executor.spawn(async move {
+        if let Err(error) = control.await {
+            log::error!("control socket status=ended reason=\"{error}\"");
+        }
+    });
+    reap_until(&mut signals).await;
+    drop(control);
+    let _ = std::fs::remove_file(control_socket);
+    stop(&world, jobs, &dones).await;
+    drop(world);
+    let _ = storage.join();
+    Ok(())
+}
+
+/// Waits for the signal to end. Orphans of modules become children of this process and are reaped here.
+async fn reap_until(signals: &mut signals::Signals) {
+    let signal = signals.wait().await;
+    log::info!("skerry status=stopping signal={signal}");
+}
+
+async fn take_done(hub_port: Rc<Port>, dones: Receiver<Done>) {
+    while let Ok(done) = dones.recv().await {
+        hub_port.handle_done(done);
+    }
+}
+
+/// All instances at once, then what is left to write.
+async fn stop(world: &Rc<World>, jobs: Sender<Job>, _dones: &Receiver<Done>) {
+    let slots: Vec<_> = world.board.slots.borrow().values().cloned().collect();
+    for slot in slots {
+        slot.ending.set(true);
+        let _ = slot.orders.try_send(Order::Stop);
+    }
+    let gone = async {
+        while !world.board.slots.borrow().is_empty() {
+            smol::Timer::after(Duration::from_millis(5)).await;
+        }
+    };
+    let late = async {
+        smol::Timer::after(STOP_WAIT).await;
+    };
+    smol::future::or(gone, late).await;
+    let settled = world.port.when_committed();
+    if world.port.commit_all() {
+        let _ = settled.recv().await;
+    }
+    jobs.close();
+}
+
+fn hub_config(config: &Config) -> HubConfig {
+    HubConfig {
+        flush_interval: config.store.flush_interval,
+        ttl: match config.store.ttl {
+            TimeToLive::After(time) => Some(time),
+            TimeToLive::Never => None,
+        },
+        memory_bytes: config.store.memory_bytes_max,
+        credit_messages: CREDIT_MESSAGES,
+        credit_bytes: CREDIT_BYTES,
+        refusals_max: REFUSALS_MAX,
+    }
+}
+
+fn route_table(config: &Config) -> Result<RouteTable, String> {
+    let routes = config.routes.iter().map(|route| NamedRoute {
+        name: route.name.clone(),
+        text: route.route.clone(),
+        priority: (route.priority != PRIORITY_DEFAULT).then_some(route.priority),
+        ttl_secs: match route.ttl {
+            TimeToLive::After(time) => Some(time.as_secs().max(1)),
+            TimeToLive::Never => Some(u64::MAX),
+        },
+    });
+    RouteTable::new(routes).map_err(|e| e.to_string())
+}
+
+/// 0711: modules reach their own folders below it, and nobody lists it.
+fn make_state_folder(config: &Config) -> Result<(), String> {
+    use std::os::unix::fs::DirBuilderExt;
+    let folder = &config.state_folder;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|e| {
+        format!("state folder {}: {e}; make it, or name another with [state] folder or --state", folder.display())
+    })
+}
+
+/// From the store; a module's configured settings are its desired properties until it has some.
+fn twins(store: &Store, config: &Config) -> Result<std::collections::BTreeMap<String, Twin>, String> {
+    let mut twins = std::collections::BTreeMap::new();
+    for (name, bytes) in store.documents("twin/")? {
+        let module = name.trim_start_matches("twin/").to_owned();
+        let parsed = serde_json::from_slice(&bytes).ok().and_then(Twin::from_json);
+        twins.insert(module, parsed.ok_or_else(|| format!("the stored document {name} is broken"))?);
+    }
+    for (name, instance) in &config.modules.instances {
+        if instance.settings.is_empty() {
+            continue;
+        }
+        let twin: &mut Twin = twins.entry(name.clone()).or_default();
+        if twin.desired_version() <= 1 && twin.desired().is_empty() {
+            let settings = serde_json::Value::Object(instance.settings.clone());
+            twin.apply_desired(&settings).map_err(|e| format!("[modules.{name}] settings: {e}"))?;
+        }
+    }
+    Ok(twins)
+}

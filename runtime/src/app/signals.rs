@@ -1,0 +1,26 @@
+//! Which signals end the runtime. SIGPIPE and SIGHUP do not: a reader of the control socket or a terminal may go.
+
+use std::io;
+
+use async_signal::{Signal, Signals as Caught};
+use smol::stream::StreamExt;
+
+pub struct Signals(Caught);
+
+impl Signals {
+    pub fn catch() -> io::Result<Signals> {
+        Ok(Signals(Caught::new([Signal::Term, Signal::Int, Signal::Hup])?))
+    }
+
+    /// The name of the signal that asks for the end.
+    pub async fn wait(&mut self) -> &'static str {
+        loop {
+            match self.0.next().await {
+                Some(Ok(Signal::Term)) => return "SIGTERM",
+                Some(Ok(Signal::Int)) => return "SIGINT",
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Answers what operators ask over the control socket. Reads the board and the hub, and orders others to act.
+//! Must never let a question change what it did not ask to change.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use smol::channel::Receiver;
+
+use super::board::{Order, Slot, Tap, line_json};
+use super::mailbox::{Answer, Ask, Call, Refusal};
+use super::port::Wire;
+use super::storage::Job;
+use super::world::World;
+use super::{taps, views};
+use crate::logic::routing;
+use crate::logic::twin::Twin;
+use crate::model::time::Wall;
+use skerry_abi::wire::frame::{Outcome, Parents, ToHost};
+
+/// Lines that a slow reader may be behind before it misses some.
+const LINES_MAX: usize = 256;
+
+/// For as long as the runtime runs. Each call is its own task: one that waits holds up nobody.
+pub async fn run(world: Rc<World>, calls: Receiver<Call>, jobs: smol::channel::Sender<Job>) {
+    while let Ok(Call { ask, answer }) = calls.recv().await {
+        let (world_of_call, jobs) = (Rc::clone(&world), jobs.clone());
+        let task = async move {
+            let result = one(&world_of_call, ask, &jobs).await;
+            let _ = answer.send(result).await;
+        };
+        world.executor.spawn(task).detach();
+    }
+}
+
+async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> Result<Answer, Refusal> {
+    match ask {
+        Ask::Status => Ok(Answer::Json(views::status(world, jobs).await)),
+        Ask::Modules => Ok(Answer::Json(views::modules(world))),
+        Ask::Module { module } => Ok(Answer::Json(views::module(world, &*slot(world, &module)?))),
+        Ask::Twin { module } => twin(world, &module),
+        Ask::PatchDesired { module, patch } => patch_desired(world, &module, &patch).await,
+        Ask::Restart { module } => {
+            let slot = slot(world, &module)?;
+            let full = |_| Refusal::new(503, format!("{module} is busy ending; try again"));
+            slot.orders.try_send(Order::Restart).map_err(full)?;
+            Ok(Answer::Json(json!({"module": module, "restarting": true})))
+        }
+        Ask::Method { module, name, payload, timeout_ms } => method(world, &module, &name, &payload, timeout_ms).await,
+        Ask::Logs { module, since_ms, tail, follow } => logs(world, &module, since_ms, tail, follow),
+        Ask::Tap { from, condition } => tap(world, from, condition),
+        Ask::Send { module, output, record } => send(world, &module, &output, &record).await,
+    }
+}
+
+fn slot(world: &World, module: &str) -> Result<Rc<Slot>, Refusal> {
+    let slots = world.board.slots.borrow();
+    let found = slots.get(module).cloned();
+    found.ok_or_else(|| Refusal::no_such_module(module, slots.keys().map(String::as_str)))
+}
+
+/// A module that ran once has a twin, also while it does not run.
+fn twin(world: &World, module: &str) -> Result<Answer, Refusal> {
+    match world.board.twins.borrow().get(module) {
+        Some(twin) => Ok(Answer::Json(twin.to_json())),
+        None => {
+            slot(world, module)?;
+            Ok(Answer::Json(Twin::new().to_json()))
+        }
+    }
+}
+
+/// Answered when it is on disk; the instance has it before that.
+async fn patch_desired(world: &World, module: &str, patch: &Value) -> Result<Answer, Refusal> {
+    if !world.board.twins.borrow().contains_key(module) {
+        slot(world, module)?;
+    }
+    let (json, committed) = {
+        let mut twins = world.board.twins.borrow_mut();
+        let twin = twins.entry(module.to_owned()).or_default();
+        let version = twin.apply_desired(patch).map_err(|e| Refusal::new(400, e.to_string()))?;
+        let desired = Value::Object(twin.desired().clone()).to_string();
+        let committed = world.port.when_committed();
+        let bytes = twin.to_json().to_string().into_bytes();
+        world.port.turn(|hub, now| hub.put_document(now, &format!("twin/{module}"), Some(bytes), true));
+        if let Some(link) = world.board.slot(module).and_then(|s| s.link.get()) {
+            world.port.send(link, &ToHost::Desired { version, desired: &desired });
+        }
+        (twin.to_json(), committed)
+    };
+    match committed.recv().await {
+        Ok(Ok(())) => Ok(Answer::Json(json)),
+        Ok(Err(reason)) => Err(Refusal::new(507, format!("the change is in force but not stored: {reason}"))),
+        Err(_) => Err(Refusal::new(503, "the runtime is stopping")),
+    }
+}
+
+async fn method(world: &World, module: &str, name: &str, payload: &[u8], timeout_ms: u32) -> Result<Answer, Refusal> {
+    let slot = slot(world, module)?;
+    let Some(link) = slot.link.get() else {
+        return Err(Refusal::new(404, format!("{module} is {} and can not be asked", slot.status.get().name())));
+    };
+    let (answer, answered) = smol::channel::bounded(1);
+    let rid = {
+        let mut open = slot.methods.borrow_mut();
+        let rid = (1..).find(|rid| !open.contains_key(rid)).unwrap_or(0);
+        open.insert(rid, answer);
+        rid
+    };
+    world.port.send(link, &ToHost::Method { rid, name, payload, timeout_ms });
+    let answered = async { Some(answered.recv().await) };
+    let late = async {
+        smol::Timer::after(Duration::from_millis(u64::from(timeout_ms))).await;
+        None
+    };
+    match smol::future::or(answered, late).await {
+        Some(Ok((status, body))) => Ok(Answer::Raw { status: u16::try_from(status).unwrap_or(500), body }),
+        Some(Err(_)) => Err(Refusal::new(404, format!("{module} ended before it answered"))),
+        None => {
+            slot.methods.borrow_mut().remove(&rid);
+            Err(Refusal::new(504, format!("{module} did not answer within {timeout_ms} ms")))
+        }
+    }
+}
+
+fn logs(
+    world: &World,
+    module: &str,
+    since_ms: Option<i64>,
+    tail: Option<usize>,
+    follow: bool,
+) -> Result<Answer, Refusal> {
+    let slot = slot(world, module)?;
+    let ring = slot.log.borrow();
+    let lines = ring.select(since_ms.map(Wall), tail);
+    let (to, from) = smol::channel::bounded(lines.len() + LINES_MAX);
+    for line in lines {
+        let _ = to.try_send(line_json(line));
+    }
+    if follow {
+        slot.followers.borrow_mut().push(to);
+    }
+    Ok(Answer::Lines(from))
+}
+
+fn tap(world: &World, from: Option<String>, condition: Option<String>) -> Result<Answer, Refusal> {
+    let bad = |message: String| Refusal::new(400, message);
+    let source = from.as_deref().map(routing::normal_source);
+    let condition = match condition {
+        Some(text) => Some(routing::compile_condition(&text).map_err(|e| bad(format!("where: {e}")))?),
+        None => None,
+    };
+    let device = world.config.device_id.clone();
+    let accepts = Box::new(move |tapped: &crate::logic::hub::Tapped| {
+        views::passes(tapped, &device, source.as_deref(), condition.as_ref())
+    });
+    let (to, lines) = smol::channel::bounded(LINES_MAX);
+    world.board.taps.borrow_mut().push(Tap { accepts, to });
+    let taps = world.board.taps.borrow().len();
+    world.port.turn(|hub, _| hub.set_taps(taps));
+    Ok(Answer::Lines(lines))
+}
+
+async fn send(world: &World, module: &str, output: &str, record: &[u8]) -> Result<Answer, Refusal> {
+    if let Some(slot) = world.board.slot(module) {
+        let image = slot.image.borrow();
+        if !image.outputs.iter().any(|o| o == output) {
+            let known = image.outputs.iter().map(String::as_str);
+            let hint = crate::logic::nearest::nearest(output, known)
+                .map_or(String::new(), |n| format!(": did you mean {n:?}?"));
+            return Err(Refusal::new(404, format!("{module} declares no output {output:?}{hint}")));
+        }
+    } else if let Some(fault) = crate::app::config::instance_name_fault(module) {
+        return Err(Refusal::new(400, format!("{module:?} is no module name: expected {fault}")));
+    }
+    let (answer, answered) = smol::channel::bounded(1);
+    let link = world.port.turn(|hub, _| hub.open_sender(module, output));
+    let wire = Wire::Local(std::cell::RefCell::new([(1, answer)].into_iter().collect()));
+    world.port.connect(link, Rc::new(wire));
+    let sent = world.port.turn(|hub, now| hub.publish(now, link, 1, 0, false, Parents::NONE, record));
+    taps::hand_out(world);
+    let outcome = match sent {
+        Ok(()) => answered.recv().await,
+        Err(fault) => return Err(Refusal::new(500, fault.to_string())),
+    };
+    world.port.disconnect(link);
+    world.port.turn(|hub, now| hub.close_link(now, link, None));
+    let (outcome, reason) = outcome.map_err(|_| Refusal::new(503, "the runtime is stopping"))?;
+    let mut line = json!({"outcome": outcome_name(outcome)});
+    if !reason.is_empty() {
+        line["reason"] = reason.into();
+    }
+    Ok(Answer::Json(line))
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Delivered => "delivered",
+        Outcome::Durable => "durable",
+        Outcome::NoRoute => "noRoute",
+        Outcome::Expired => "expired",
+        Outcome::Evicted => "evicted",
+        Outcome::Removed => "removed",
+        Outcome::DeadLettered => "deadLettered",
+        Outcome::Refused => "refused",
+    }
+}

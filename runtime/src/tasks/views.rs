@@ -1,0 +1,165 @@
+//! The JSON of `status`, `list` and `tap`. Shapes only; what they say is read from the board and the hub.
+
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+use smol::channel::Sender;
+
+use super::board::Slot;
+use super::storage::Job;
+use super::world::World;
+use crate::logic::hub::{StoreState, Tapped};
+use crate::logic::message_json;
+use crate::logic::routing::{self, Condition, Envelope, Instant, RecordSubject, View};
+use skerry_abi::wire::record::Record;
+
+pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
+    let (answer, sizes) = smol::channel::bounded(1);
+    let _ = jobs.send(Job::Sizes { answer }).await;
+    let (file_bytes, block_bytes, quota) = sizes.recv().await.unwrap_or_default();
+    let now = world.port.now();
+    let overview = world.port.look(|hub| hub.overview());
+    let queues: Vec<Value> = overview
+        .queues
+        .iter()
+        .map(|q| {
+            json!({
+                "endpoint": q.endpoint.to_string(), "priority": q.priority, "connected": q.connected,
+                "accepted": q.ledger.accepted(), "delivered": q.ledger.delivered, "expired": q.ledger.expired,
+                "evicted": q.ledger.evicted, "deadLettered": q.ledger.dead_lettered, "removed": q.ledger.removed,
+                "pending": q.ledger.pending, "stored": q.ledger.stored, "refused": q.ledger.refused,
+            })
+        })
+        .collect();
+    let (state, reason) = match &overview.store {
+        StoreState::Sound => ("sound", None),
+        StoreState::Broken(reason) => ("broken", Some(reason.clone())),
+        StoreState::Full(reason) => ("full", Some(reason.clone())),
+    };
+    json!({
+        "device": world.config.device_id,
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptimeSeconds": (now.mono.since(world.started)) / 1000,
+        "time": now.wall.to_rfc3339(),
+        "state": {
+            "folder": world.config.state_folder,
+            "store": {"state": state, "reason": reason, "bytes": file_bytes, "blockBytes": block_bytes, "quota": quota},
+        },
+        "isolation": isolation(world),
+        "memory": {"messages": overview.messages, "bytes": overview.memory_bytes},
+        "noRoute": overview.no_route,
+        "refused": overview.refused,
+        "routes": routes(world),
+        "queues": queues,
+        "modules": modules(world),
+        "rejected": *world.board.rejected.borrow(),
+        "warnings": warnings(world, overview.no_route),
+    })
+}
+
+/// What was warned of, and what is so now.
+fn warnings(world: &World, no_route: u64) -> Vec<String> {
+    let mut warnings = world.board.warnings();
+    if no_route > 0 {
+        warnings.push(format!("{no_route} messages matched no route and were dropped"));
+    }
+    if world.port.clock_is_behind() {
+        warnings.push("the clock is behind what has certainly passed; time switched off is not counted".to_owned());
+    }
+    warnings
+}
+
+/// One line for all instances, with the weakest.
+fn isolation(world: &World) -> String {
+    let slots = world.board.slots.borrow();
+    let known: Vec<String> = slots.values().map(|s| s.isolation.borrow().clone()).filter(|i| !i.is_empty()).collect();
+    match known.iter().find(|i| i.starts_with("not isolated")).or(known.first()) {
+        Some(isolation) => isolation.clone(),
+        None => "no instance".to_owned(),
+    }
+}
+
+fn routes(world: &World) -> Vec<Value> {
+    world.port.look(|hub| {
+        let table = hub.routes();
+        (0..table.len())
+            .map(|at| {
+                let counts = table.counts(at);
+                let warnings: Vec<String> = table
+                    .warnings()
+                    .filter(|(n, _)| *n == table.name(at))
+                    .map(|(_, w)| format!("column {}: {}", w.column, w.message))
+                    .collect();
+                json!({
+                    "name": table.name(at),
+                    "route": world.config.routes.iter().find(|r| r.name == table.name(at)).map(|r| &r.route),
+                    "true": counts.matched, "false": counts.unmatched, "undefined": counts.undefined,
+                    "warnings": warnings,
+                })
+            })
+            .collect()
+    })
+}
+
+pub fn modules(world: &World) -> Value {
+    let slots: Vec<Rc<Slot>> = world.board.slots.borrow().values().cloned().collect();
+    slots.iter().map(|slot| module(world, slot)).collect()
+}
+
+pub fn module(world: &World, slot: &Slot) -> Value {
+    let image = slot.image.borrow();
+    let last_exit = slot.last_exit.borrow();
+    let (in_hand, deferred) = slot.link.get().map_or((0, 0), |link| world.port.look(|hub| hub.in_hand(link)));
+    json!({
+        "name": slot.name,
+        "identity": format!("/devices/{}/modules/{}", world.config.device_id, slot.name),
+        "image": {"name": image.name, "version": image.version, "digest": image.digest},
+        "status": slot.status.get().name(),
+        "generation": slot.generation.get(),
+        "pid": slot.pid.get(),
+        "isolation": *slot.isolation.borrow(),
+        "restarts": slot.restarts.get(),
+        "since": slot.since.get().to_rfc3339(),
+        "lastExit": last_exit.as_ref().map(|e| json!({"at": e.at.to_rfc3339(), "text": e.text, "code": e.code})),
+        "memoryBytes": slot.pid.get().and_then(resident_bytes),
+        "inHand": in_hand,
+        "deferred": deferred,
+    })
+}
+
+/// Resident memory of a process, bytes.
+fn resident_bytes(pid: i32) -> Option<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+/// A message as `tap` shows it.
+pub fn tapped(tapped: &Tapped) -> Value {
+    let mut map =
+        Record::parse_trusted(&tapped.record).map_or_else(Default::default, |r| message_json::record_to_json(&r));
+    map.insert("at".to_owned(), tapped.enqueued.0.into());
+    map.insert("from".to_owned(), tapped.source.path().into());
+    map.insert("to".to_owned(), tapped.endpoints.clone().into());
+    Value::Object(map)
+}
+
+/// Whether a tap's filter lets the message through: the FROM and WHERE of a route.
+pub fn passes(tapped: &Tapped, device: &str, source: Option<&str>, condition: Option<&Condition>) -> bool {
+    let path = routing::normal_source(&tapped.source.path());
+    let starts = |s: &str| path.get(..s.len()).is_some_and(|head| head.eq_ignore_ascii_case(s));
+    if source.is_some_and(|s| !starts(s)) {
+        return false;
+    }
+    let Some(condition) = condition else { return true };
+    let Some(record) = Record::parse_trusted(&tapped.record) else { return false };
+    let enqueued = Instant::new(tapped.enqueued);
+    let envelope = Envelope {
+        device_id: device,
+        module_id: Some(&tapped.source.module),
+        output: Some(&tapped.source.output),
+        enqueued_time: Some(&enqueued),
+        ..Envelope::default()
+    };
+    condition.evaluate(&View::new(&RecordSubject { record, envelope })) == routing::Truth::True
+}
