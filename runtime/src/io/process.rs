@@ -39,6 +39,8 @@ pub struct Spec {
     /// User and group of its own. Needs a runtime that is root.
     pub uid: Option<u32>,
     pub limits: Limits,
+    /// 1 error to 5 trace.
+    pub log_level: u8,
     pub landlock: bool,
     pub wait_debugger: bool,
 }
@@ -91,6 +93,7 @@ pub fn spawn(binary: &HostBinary, spec: &Spec, image: &File) -> io::Result<Host>
         hidden: spec.hidden.clone(),
         writable: spec.writable.clone(),
         limits: Limits { processes: spec.limits.processes.filter(|_| spec.uid.is_some()), ..spec.limits },
+        log_level: spec.log_level,
         wait_debugger: spec.wait_debugger,
         death_signal: on_main_thread,
         parent: std::process::id() as i32,

@@ -87,25 +87,19 @@ impl Failure {
 }
 
 /// The exit codes of the module host: one a reason, so that an exit without last words still says something.
-/// They lie above the codes that modules use and below 101, with which Rust ends a panic.
+/// They lie below 101, with which Rust ends a panic. The first three are the pump's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostExit {
-    /// The instance was told to stop, or its work was done.
-    Done = 0,
+    /// The instance was told to stop, and said so.
+    Stopped = 0,
+    /// The image did not load, the process could not be confined, or the module failed. Last words were sent.
+    Failed = 70,
+    /// The link ended or broke, or began with another version: the runtime is gone, or not ours.
+    Link = 71,
     /// Started by hand: no link on standard input.
-    NoLink = 80,
+    NoLink = 72,
     /// The runtime sent no order, or one that makes no sense.
-    NoOrder = 81,
-    /// The runtime closed the link: it is gone.
-    LinkClosed = 82,
-    /// The runtime sent no `Hello` and no `Start` in time, or one of another version.
-    NoHello = 83,
-    /// The image does not load. Last words were sent.
-    Image = 84,
-    /// The process could not be confined as ordered. Last words were sent.
-    Confinement = 85,
-    /// The module failed, and last words were sent.
-    Module = 86,
+    NoOrder = 73,
 }
 
 impl HostExit {
@@ -115,19 +109,16 @@ impl HostExit {
 
     pub fn from_code(code: i32) -> Option<HostExit> {
         use HostExit::*;
-        [NoLink, NoOrder, LinkClosed, NoHello, Image, Confinement, Module].into_iter().find(|e| *e as i32 == code)
+        [Stopped, Failed, Link, NoLink, NoOrder].into_iter().find(|exit| *exit as i32 == code)
     }
 
     fn reason(self) -> &'static str {
         match self {
-            HostExit::Done => "done",
+            HostExit::Stopped => "stopped",
+            HostExit::Failed => "it failed",
+            HostExit::Link => "its link ended",
             HostExit::NoLink => "its host has no link",
             HostExit::NoOrder => "its host got no order",
-            HostExit::LinkClosed => "its link closed",
-            HostExit::NoHello => "its host got no hello",
-            HostExit::Image => "its image does not load",
-            HostExit::Confinement => "its host could not be confined",
-            HostExit::Module => "the module failed",
         }
     }
 }
@@ -175,8 +166,9 @@ mod tests {
     #[test]
     fn each_exit_is_one_line() {
         let cases = [
-            (Exit::Code(0), "ended with code 0"),
-            (Exit::Code(82), "ended with code 82 (its link closed)"),
+            (Exit::Code(0), "ended with code 0 (stopped)"),
+            (Exit::Code(3), "ended with code 3"),
+            (Exit::Code(71), "ended with code 71 (its link ended)"),
             (
                 Exit::Signal { signal: 11, image_offset: Some(0x1a2b) },
                 "killed by SIGSEGV at offset 0x1a2b of its image",
