@@ -1,5 +1,5 @@
 //! Leaves a note in the status page when this process crashes: which signal, and where. Then the signal does what it
-//! does by default. The handler must do nothing but store words and raise: everything else may be what crashed.
+//! does by default. `note` must do nothing but store words and raise: everything else may be what crashed.
 #![allow(unsafe_code)] // Signal handlers, and the page that they write to.
 
 use skerry_abi::pump::Status;
@@ -55,15 +55,15 @@ pub fn note_image(page: &Status, inside: *const libc::c_void) {
     }
 }
 
-extern "C" fn note(signal: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+extern "C" fn note(signal: libc::c_int, _: *mut libc::siginfo_t, state: *mut libc::c_void) {
     let page = PAGE.load(Ordering::Acquire);
     // SAFETY: null until `install`, then a page that is never unmapped.
     if let Some(page) = unsafe { page.as_ref() } {
         // The first crash counts; threads that fall after it only follow.
         let first = page.crash_signal.compare_exchange(0, signal as u64, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if first {
-            // SAFETY: the kernel gives a handler with SA_SIGINFO a valid `ucontext_t`.
-            page.crash_pc.store(unsafe { program_counter(context.cast()) }, Ordering::Release);
+            // SAFETY: the kernel gives a function with SA_SIGINFO a valid `ucontext_t`.
+            page.crash_pc.store(unsafe { program_counter(state.cast()) }, Ordering::Release);
         }
     }
     // The handler is reset and the signal blocked until it returns: this one is then delivered for good, also when the
@@ -73,10 +73,10 @@ extern "C" fn note(signal: libc::c_int, _: *mut libc::siginfo_t, context: *mut l
 }
 
 /// # Safety
-/// `context` is what the kernel gave to the handler.
-unsafe fn program_counter(context: *const libc::ucontext_t) -> u64 {
+/// `state` is what the kernel gave to `note`.
+unsafe fn program_counter(state: *const libc::ucontext_t) -> u64 {
     // SAFETY: by the caller.
-    let machine = unsafe { &(*context).uc_mcontext };
+    let machine = unsafe { &(*state).uc_mcontext };
     #[cfg(target_arch = "x86_64")]
     return machine.gregs[libc::REG_RIP as usize] as u64;
     #[cfg(target_arch = "aarch64")]

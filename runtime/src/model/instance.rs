@@ -1,5 +1,6 @@
 //! How an instance ended, in words that an operator can act on. Must never guess: what is not known is left out.
 
+use skerry_abi::wire::frame::FailureKind;
 use std::fmt;
 
 /// One end of one process. Made by the instance task from the exit status, the status page and the last frames.
@@ -12,28 +13,13 @@ pub enum Exit {
     /// A callback, or a thread of `Context::spawn`, panicked and the instance ended for it.
     Panic(String),
     /// The host's last words.
-    Failed { failure: Failure, text: String },
+    Failed { kind: FailureKind, text: String },
     /// A callback lasted longer than `hang_after`, and the process was killed for it.
     Hung { ms: u64 },
     /// The host never said `Hello`.
     NeverHello,
     /// What came over the link was no frame, or a frame that had no business there.
     LinkRubbish(String),
-}
-
-/// What failed before the instance could run, as the host said it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The image could not be opened, or its ABI does not fit.
-    Image,
-    /// `start` returned an error or panicked.
-    Start,
-    /// A thread of the module panicked.
-    Thread,
-    /// The module asked for it.
-    Asked,
-    /// The host could not confine itself as it was told to.
-    Confinement,
 }
 
 impl Exit {
@@ -66,7 +52,7 @@ impl fmt::Display for Exit {
             }
             Exit::Signal { signal, image_offset: None } => write!(f, "killed by {}", signal_name(*signal)),
             Exit::Panic(text) => write!(f, "panicked: {}", one_line(text)),
-            Exit::Failed { failure, text } => write!(f, "{}: {}", failure.reason(), one_line(text)),
+            Exit::Failed { kind, text } => write!(f, "{}: {}", reason(*kind), one_line(text)),
             Exit::Hung { ms } => write!(f, "killed: one callback lasted {ms} ms"),
             Exit::NeverHello => f.write_str("its host process never said hello"),
             Exit::LinkRubbish(text) => write!(f, "its link carried rubbish: {}", one_line(text)),
@@ -74,15 +60,13 @@ impl fmt::Display for Exit {
     }
 }
 
-impl Failure {
-    fn reason(self) -> &'static str {
-        match self {
-            Failure::Image => "its image does not load",
-            Failure::Start => "start failed",
-            Failure::Thread => "a thread panicked",
-            Failure::Asked => "the module gave up",
-            Failure::Confinement => "its process could not be confined",
-        }
+fn reason(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::Image => "its image does not load",
+        FailureKind::Start => "start failed",
+        FailureKind::Thread => "a thread panicked",
+        FailureKind::Asked => "the module gave up",
+        FailureKind::Confinement => "its process could not be confined",
     }
 }
 
@@ -176,7 +160,7 @@ mod tests {
             (Exit::Signal { signal: 9, image_offset: None }, "killed by SIGKILL"),
             (Exit::Signal { signal: 40, image_offset: None }, "killed by signal 40"),
             (Exit::Panic("left\n  right".into()), "panicked: left right"),
-            (Exit::Failed { failure: Failure::Start, text: "no port".into() }, "start failed: no port"),
+            (Exit::Failed { kind: FailureKind::Start, text: "no port".into() }, "start failed: no port"),
             (Exit::Hung { ms: 30_000 }, "killed: one callback lasted 30000 ms"),
             (Exit::NeverHello, "its host process never said hello"),
             (Exit::LinkRubbish("kind 9".into()), "its link carried rubbish: kind 9"),

@@ -10,7 +10,7 @@ use skerry_runtime::io::process::{Ended, HostBinary, Spec, tracer_of};
 use skerry_runtime::model::instance::HostExit;
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 const UID: u32 = 61_190;
@@ -189,7 +189,16 @@ fn both_together_and_a_folder_changes_hands() {
     for uid in [UID, UID + 1] {
         let (isolation, output) = probe(&state, &Spec { uid: Some(uid), ..state.spec() });
         assert!(isolation.starts_with(&format!("uid {uid}, ")), "{isolation}");
+        assert_eq!(fs::metadata(state.own().join("file")).unwrap().uid(), uid);
+        // What the module's former user may have prepared for the next.
+        let own = state.own();
+        let _ = std::os::unix::fs::symlink(state.folder().join("secret"), own.join("link"));
+        let _ = fs::hard_link(state.folder().join("secret"), own.join("hard"));
+        let _ = std::os::unix::fs::symlink(state.folder().join("modules/other"), own.join("folder"));
         expect(&output, &["own file: Success", "secret: Permission denied"]);
+    }
+    for name in ["secret", "modules/other", "modules/other/file"] {
+        assert_eq!(fs::metadata(state.folder().join(name)).unwrap().uid(), 0, "{name}");
     }
 }
 

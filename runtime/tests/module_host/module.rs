@@ -178,3 +178,28 @@ fn what_the_sdk_writes_is_what_is_read() {
     assert_eq!(image.settings[0].default, "\"well\"");
     image::fits(&image::parse(&misbehave()).unwrap(), image::device()).unwrap();
 }
+
+#[test]
+fn no_damage_to_a_real_image_panics() {
+    let mut bytes = misbehave();
+    let length = bytes.len();
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = move |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random as usize % below
+    };
+    for _ in 0..150 {
+        // The headers at both ends, where offsets and lengths stand.
+        let places: Vec<usize> = (0..4).map(|_| [next(4096), length - 1 - next(4096), next(length)][next(3)]).collect();
+        let were: Vec<u8> = places.iter().map(|at| bytes[*at]).collect();
+        places.iter().for_each(|at| bytes[*at] = [0, 0xff, 0x80, next(256) as u8][next(4)]);
+        let _ = image::parse(&bytes).map_err(|error| error.to_string());
+        places.iter().zip(were).rev().for_each(|(at, was)| bytes[*at] = was);
+    }
+    for _ in 0..50 {
+        assert!(image::parse(&bytes[..next(length)]).is_err());
+    }
+    image::parse(&bytes).unwrap();
+}
