@@ -107,7 +107,7 @@ impl Context {
         self.publish(output, message.borrow(), flags, &[])
     }
 
-    /// Like [`send`](Context::send), but never waits.
+    /// Like [`send`](Context::send), but never waits, and never overdraws the credit.
     ///
     /// # Errors
     /// As `send`; `NoCredit` also outside of callbacks.
@@ -232,7 +232,8 @@ impl Context {
     }
 
     fn stop_signal(&self) -> Pending {
-        Pending { context: self.clone(), space: space::STOP, id: 0, open: true }
+        let id = self.host().ask(ask::STOP, RSlice::EMPTY);
+        Pending { context: self.clone(), space: space::ASK, id, open: true }
     }
 
     fn publish(&self, output: &str, message: &Message, flags: u32, parents: &[u64]) -> Result<Receipt, SendError> {

@@ -25,6 +25,8 @@ mod entry;
 mod error;
 #[cfg(feature = "sdk")]
 pub mod export;
+#[cfg(feature = "harness")]
+pub mod harness;
 #[cfg(feature = "sdk")]
 mod logger;
 #[cfg(feature = "sdk")]
@@ -33,6 +35,8 @@ mod message;
 mod module;
 #[cfg(feature = "sdk")]
 mod panics;
+#[cfg(feature = "pump")]
+pub mod pump;
 #[cfg(feature = "sdk")]
 pub mod raw;
 #[cfg(feature = "sdk")]
@@ -56,6 +60,8 @@ pub use {
     twin::Twin,
 };
 
+#[cfg(feature = "harness")]
+pub use harness::Harness;
 pub use wire::{frame::Outcome, record::System};
 
 /// Version of this SDK.

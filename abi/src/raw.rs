@@ -168,7 +168,7 @@ pub struct Answer {
 pub mod publish {
     /// Commit to disk now (`Durability::Now`).
     pub const NOW: u32 = 1;
-    /// Never wait for credit.
+    /// Never wait for credit, and never overdraw it.
     pub const TRY: u32 = 2;
     /// Keep the outcome until it is asked for or forgotten.
     pub const RECEIPT: u32 = 4;
@@ -191,6 +191,8 @@ pub mod ask {
     pub const REPORT: u8 = 1;
     /// The payload is to be signed with the identity's key. Answer: status 200 and the digest, or an error.
     pub const SIGN: u8 = 2;
+    /// Answered, with status 200, when the instance is asked to stop. The payload is empty.
+    pub const STOP: u8 = 3;
 }
 
 /// Where the ids of `poll`, `wait` and `forget` come from.
@@ -199,8 +201,6 @@ pub mod space {
     pub const MESSAGE: u8 = 0;
     /// Ids of `ask`.
     pub const ASK: u8 = 1;
-    /// The stop signal; its id is 0.
-    pub const STOP: u8 = 2;
 }
 
 /// States of an `Answer`.

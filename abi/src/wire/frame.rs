@@ -294,6 +294,13 @@ pub fn split<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, FrameError> {
     Ok(Some(frame))
 }
 
+/// Whether a frame from the runtime has to wait its turn in the stream: a delivery, or a change of settings.
+/// The others may overtake these.
+#[inline]
+pub fn is_ordered(frame: &[u8]) -> bool {
+    matches!(frame.first(), Some(&kind::DELIVER | &kind::DESIRED))
+}
+
 mod kind {
     pub const HELLO: u8 = 1;
     pub const START: u8 = 2;

@@ -1,21 +1,20 @@
 //! Leaves a note in the status page when this process crashes: which signal, and where. Then the signal does what it
-//! does by default. The handler must do nothing but store words and raise: everything else may be what crashed.
+//! does by default. `note` must do nothing but store words and raise: everything else may be what crashed.
 #![allow(unsafe_code)] // Signal handlers, and the page that they write to.
 
+use skerry_abi::pump::Status;
+use skerry_abi::pump::status::{STATUS_BYTES, STATUS_MAGIC};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// The shared page, mapped for as long as the process lives.
-pub type Words = [AtomicU64; WORDS];
-
-/// Maps the status page and marks it as live.
-pub fn map_page(status: BorrowedFd<'_>) -> io::Result<&'static Words> {
+/// Maps the status page for as long as the process lives, and marks it as live.
+pub fn map_page(status: BorrowedFd<'_>) -> io::Result<&'static Status> {
     // SAFETY: a new shared mapping of a memory file that is sealed against getting shorter; nothing else uses the range.
     let start = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            PAGE_BYTES,
+            STATUS_BYTES,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_SHARED,
             status.as_raw_fd(),
@@ -26,14 +25,14 @@ pub fn map_page(status: BorrowedFd<'_>) -> io::Result<&'static Words> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: page-aligned, long enough, never unmapped, and written by atomics only in this process.
-    let words: &'static Words = unsafe { &*start.cast::<Words>() };
-    words[word::MAGIC].store(crate::io::status_page::MAGIC, Ordering::Release);
-    Ok(words)
+    let page: &'static Status = unsafe { &*start.cast::<Status>() };
+    page.magic.store(STATUS_MAGIC, Ordering::Release);
+    Ok(page)
 }
 
 /// From now on a crash is noted in `page`. Replaces the handlers of Rust's own runtime, which only print that a
 /// stack overflowed; its alternate stacks stay in use.
-pub fn install(page: &'static Words) -> io::Result<()> {
+pub fn install(page: &'static Status) -> io::Result<()> {
     PAGE.store(std::ptr::from_ref(page).cast_mut(), Ordering::Release);
     for signal in SIGNALS {
         // SAFETY: the all-zero sigaction is a valid one; every field that matters is set below.
@@ -49,22 +48,22 @@ pub fn install(page: &'static Words) -> io::Result<()> {
 }
 
 /// Where the image lies in memory, so that a program counter can be told as a place in it.
-pub fn note_image(page: &Words, inside: *const libc::c_void) {
+pub fn note_image(page: &Status, inside: *const libc::c_void) {
     if let Some((base, end)) = extent_of(inside as usize as u64) {
-        page[word::IMAGE_BASE].store(base, Ordering::Relaxed);
-        page[word::IMAGE_END].store(end, Ordering::Release);
+        page.image_base.store(base, Ordering::Relaxed);
+        page.image_end.store(end, Ordering::Release);
     }
 }
 
-extern "C" fn note(signal: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+extern "C" fn note(signal: libc::c_int, _: *mut libc::siginfo_t, state: *mut libc::c_void) {
     let page = PAGE.load(Ordering::Acquire);
     // SAFETY: null until `install`, then a page that is never unmapped.
     if let Some(page) = unsafe { page.as_ref() } {
         // The first crash counts; threads that fall after it only follow.
-        let first = page[word::SIGNAL].compare_exchange(0, signal as u64, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        let first = page.crash_signal.compare_exchange(0, signal as u64, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if first {
-            // SAFETY: the kernel gives a handler with SA_SIGINFO a valid `ucontext_t`.
-            page[word::PC].store(unsafe { program_counter(context.cast()) }, Ordering::Release);
+            // SAFETY: the kernel gives a function with SA_SIGINFO a valid `ucontext_t`.
+            page.crash_pc.store(unsafe { program_counter(state.cast()) }, Ordering::Release);
         }
     }
     // The handler is reset and the signal blocked until it returns: this one is then delivered for good, also when the
@@ -74,10 +73,10 @@ extern "C" fn note(signal: libc::c_int, _: *mut libc::siginfo_t, context: *mut l
 }
 
 /// # Safety
-/// `context` is what the kernel gave to the handler.
-unsafe fn program_counter(context: *const libc::ucontext_t) -> u64 {
+/// `state` is what the kernel gave to `note`.
+unsafe fn program_counter(state: *const libc::ucontext_t) -> u64 {
     // SAFETY: by the caller.
-    let machine = unsafe { &(*context).uc_mcontext };
+    let machine = unsafe { &(*state).uc_mcontext };
     #[cfg(target_arch = "x86_64")]
     return machine.gregs[libc::REG_RIP as usize] as u64;
     #[cfg(target_arch = "aarch64")]
@@ -120,17 +119,6 @@ unsafe extern "C" fn visit(object: *mut libc::dl_phdr_info, _: libc::size_t, sea
     0
 }
 
-/// The words of the page that are written here. The others belong to the pump.
-mod word {
-    pub const MAGIC: usize = 0;
-    pub const SIGNAL: usize = 4;
-    pub const PC: usize = 5;
-    pub const IMAGE_BASE: usize = 6;
-    pub const IMAGE_END: usize = 7;
-}
-
-static PAGE: AtomicPtr<Words> = AtomicPtr::new(std::ptr::null_mut());
-const WORDS: usize = 8;
-const PAGE_BYTES: usize = crate::io::status_page::PAGE_BYTES as usize;
+static PAGE: AtomicPtr<Status> = AtomicPtr::new(std::ptr::null_mut());
 /// What a crash looks like to a process.
 const SIGNALS: [libc::c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGABRT, libc::SIGILL, libc::SIGFPE];

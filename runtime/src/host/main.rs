@@ -1,18 +1,21 @@
-//! The life of a module host: order, confinement, hello, image, callbacks. It ends with its link.
-//! Must never open the image before it is confined, nor say anything before both hellos.
+//! The life of a module host: order, confinement, image, callbacks. It ends with its link. Hellos and all other
+//! frames are the pump's. Must never open the image before this process is confined.
 
 use super::{confine, crash, descriptors, open};
 use crate::io::order::{self, Order};
 use crate::io::process::tracer_of;
 use crate::model::instance::HostExit;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::PTracer;
-use skerry_abi::wire::frame::{FRAME_BYTES_MAX, FailureKind, FromHost, LINK_VERSION, ToHost};
+use skerry_abi::pump;
+use skerry_abi::wire::frame::FailureKind;
 use std::ffi::CString;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -30,26 +33,33 @@ pub fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
-fn live(mut link: UnixStream) -> Result<HostExit, HostExit> {
+fn live(link: UnixStream) -> Result<HostExit, HostExit> {
     let (order, image, status) = receive(&link)?;
     name_this_process(&order);
     let page = crash::map_page(status.as_fd()).map_err(|_| HostExit::NoOrder)?;
     crash::install(page).map_err(|_| HostExit::NoOrder)?;
     let confined = confine::confine(&order, image.as_fd());
-    greet(&mut link, confined.as_deref().unwrap_or("not isolated: it failed"))?;
-    if let Err(text) = confined {
-        return Err(last_words(&mut link, FailureKind::Confinement, &text, HostExit::Confinement));
-    }
-    watch(&link)?;
-    if order.wait_debugger {
-        wait_for_debugger();
-    }
-    let opened = match open::open(image) {
-        Ok(opened) => opened,
-        Err(text) => return Err(last_words(&mut link, FailureKind::Image, &text, HostExit::Image)),
-    };
-    crash::note_image(page, opened.inside);
-    Ok(HostExit::Done)
+    let isolation = confined.clone().unwrap_or_else(|_| "not isolated: confinement failed".to_owned());
+    let watched = link.try_clone().map_err(|_| HostExit::Link)?;
+    let options = pump::Options { link, status: page, isolation, log_level: order.log_level, exit: Some(leave) };
+    let code = pump::run(options, |_| {
+        confined.map_err(|text| (FailureKind::Confinement, text))?;
+        // The first two frames are there; from now on the runtime may be silent for as long as it likes.
+        let unlimited = watched.set_read_timeout(None);
+        unlimited.map_err(|error| (FailureKind::Confinement, error.to_string()))?;
+        let _guard = Guard::start(watched).map_err(|error| (FailureKind::Confinement, error.to_string()))?;
+        if order.wait_debugger {
+            wait_for_debugger();
+        }
+        let opened = open::open(image).map_err(|text| (FailureKind::Image, text))?;
+        crash::note_image(page, opened.inside);
+        Ok(opened.root)
+    });
+    Ok(HostExit::from_code(code).unwrap_or(HostExit::Failed))
+}
+
+fn leave(code: i32) -> ! {
+    descriptors::leave(u8::try_from(code).unwrap_or(HostExit::Failed.code()))
 }
 
 fn receive(link: &UnixStream) -> Result<(Order, OwnedFd, OwnedFd), HostExit> {
@@ -69,61 +79,36 @@ fn name_this_process(order: &Order) {
     }
 }
 
-/// The hellos: the runtime's first. A version that differs is told, and ends the link.
-fn greet(link: &mut UnixStream, isolation: &str) -> Result<(), HostExit> {
-    let frame = read_frame(link).map_err(|_| HostExit::NoHello)?;
-    let Ok(ToHost::Hello { link_version, .. }) = ToHost::decode(&frame) else { return Err(HostExit::NoHello) };
-    let hello = FromHost::Hello { link_version: LINK_VERSION, sdk_version: env!("CARGO_PKG_VERSION"), isolation };
-    say(link, &hello).map_err(|_| HostExit::LinkClosed)?;
-    if link_version != LINK_VERSION {
-        return Err(HostExit::NoHello);
-    }
-    link.set_read_timeout(None).map_err(|_| HostExit::LinkClosed)
+/// Ends the process with its link while the image is being opened: an initialiser that hangs holds the loader's lock,
+/// and with that every thread that begins or ends. After that the pump sees to it.
+struct Guard {
+    opened: Arc<AtomicBool>,
 }
 
-/// One frame and not a byte more: what follows is the pump's.
-fn read_frame(link: &mut UnixStream) -> io::Result<Vec<u8>> {
-    let mut length = [0; 4];
-    link.read_exact(&mut length)?;
-    let length = u32::from_le_bytes(length) as usize;
-    if length == 0 || length > FRAME_BYTES_MAX {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut frame = vec![0; length];
-    link.read_exact(&mut frame)?;
-    Ok(frame)
-}
-
-fn say(link: &mut UnixStream, frame: &FromHost<'_>) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    frame.encode(&mut bytes);
-    link.write_all(&bytes)
-}
-
-fn last_words(link: &mut UnixStream, kind: FailureKind, text: &str, exit: HostExit) -> HostExit {
-    let _ = say(link, &FromHost::Failed { kind, text });
-    exit
-}
-
-/// The end of the link ends the process, whatever a callback is doing. A thread of its own sees it.
-fn watch(link: &UnixStream) -> Result<(), HostExit> {
-    let link = link.try_clone().map_err(|_| HostExit::LinkClosed)?;
-    let (ready, is_ready) = mpsc::sync_channel(1);
-    let watcher = thread::Builder::new().name("link".into()).stack_size(WATCHER_STACK_BYTES);
-    let started = watcher.spawn(move || {
-        let _ = ready.send(());
-        loop {
-            let mut fds = [PollFd::new(&link, PollFlags::RDHUP)];
-            if rustix::event::poll(&mut fds, None).is_ok()
-                && fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
-            {
-                descriptors::leave(HostExit::LinkClosed.code());
+impl Guard {
+    fn start(link: UnixStream) -> io::Result<Guard> {
+        let opened = Arc::new(AtomicBool::new(false));
+        let (ready, is_ready) = mpsc::sync_channel(1);
+        let done = opened.clone();
+        thread::Builder::new().name("link".into()).stack_size(GUARD_STACK_BYTES).spawn(move || {
+            let _ = ready.send(());
+            while !done.load(Ordering::Acquire) {
+                let mut fds = [PollFd::new(&link, PollFlags::RDHUP)];
+                if rustix::event::poll(&mut fds, Some(&GUARD_LOOK)).is_ok_and(|count| count > 0) {
+                    descriptors::leave(HostExit::Link.code());
+                }
             }
-        }
-    });
-    // A thread that begins takes the loader's lock. An initialiser of the image that hangs would keep it for ever.
-    let running = started.is_ok() && is_ready.recv().is_ok();
-    if running { Ok(()) } else { Err(HostExit::Confinement) }
+        })?;
+        // Not before it runs: its own beginning takes that lock.
+        is_ready.recv().map_err(io::Error::other)?;
+        Ok(Guard { opened })
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.opened.store(true, Ordering::Release);
+    }
 }
 
 fn wait_for_debugger() {
@@ -140,7 +125,9 @@ fn wait_for_debugger() {
 const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
 /// A person attaches a debugger; a tenth of a second is at once.
 const DEBUGGER_POLL: Duration = Duration::from_millis(100);
+/// How long the guard outlives its use at most.
+const GUARD_LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// It polls one descriptor.
-const WATCHER_STACK_BYTES: usize = 64 * 1024;
+const GUARD_STACK_BYTES: usize = 64 * 1024;
 /// What the kernel keeps of a thread's name.
 const COMM_BYTES_MAX: usize = 15;

@@ -90,8 +90,8 @@ fn read_class<H: FileHeader<Endian = Endianness>>(bytes: &[u8], bits: u8) -> Res
     let dynamic = Dynamic::read(&sections, endian, bytes)?;
     let mut named = Vec::new();
     for section in sections.iter().skip(1) {
-        let (name, data) = (sections.section_name(endian, section), section.data(endian, bytes));
-        named.push((name.map_err(damaged)?, data.map_err(damaged)?));
+        let (name, content) = (sections.section_name(endian, section), section.data(endian, bytes));
+        named.push((name.map_err(damaged)?, content.map_err(damaged)?));
     }
     Ok(Elf {
         machine: Machine { number: header.e_machine(endian).0, bits, big_endian: endian == Endianness::Big },

@@ -25,6 +25,8 @@ pub struct Order {
     /// Beside `/tmp`, `/dev` and its own folder, where it may write.
     pub writable: Vec<PathBuf>,
     pub limits: Limits,
+    /// The most talkative level of the module's log that comes over the link: 1 error to 5 trace.
+    pub log_level: u8,
     /// Stay before the image is opened until a debugger is attached.
     pub wait_debugger: bool,
     /// Die when the thread dies that started the host. Only of use when that thread lives as long as the runtime.

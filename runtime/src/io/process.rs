@@ -3,6 +3,7 @@
 
 use super::order::{self, Limits, Order};
 use super::status_page::StatusPage;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
@@ -11,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// The program that a host runs: one a libc, since a library can be opened only by a process of its own libc.
@@ -39,6 +40,8 @@ pub struct Spec {
     /// User and group of its own. Needs a runtime that is root.
     pub uid: Option<u32>,
     pub limits: Limits,
+    /// 1 error to 5 trace.
+    pub log_level: u8,
     pub landlock: bool,
     pub wait_debugger: bool,
 }
@@ -91,6 +94,7 @@ pub fn spawn(binary: &HostBinary, spec: &Spec, image: &File) -> io::Result<Host>
         hidden: spec.hidden.clone(),
         writable: spec.writable.clone(),
         limits: Limits { processes: spec.limits.processes.filter(|_| spec.uid.is_some()), ..spec.limits },
+        log_level: spec.log_level,
         wait_debugger: spec.wait_debugger,
         death_signal: on_main_thread,
         parent: std::process::id() as i32,
@@ -157,6 +161,11 @@ pub fn protect_self() -> io::Result<()> {
     Ok(rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
+/// The user of the instance in `slot`, counted from 0. `None`: the configured range is used up.
+pub fn uid_of(base: u32, slot: u32) -> Option<u32> {
+    if slot < UIDS { base.checked_add(slot).filter(|uid| *uid != 0) } else { None }
+}
+
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -190,7 +199,7 @@ fn prepare_state_dir(spec: &Spec) -> io::Result<()> {
     fs::create_dir_all(&spec.state_dir)?;
     let Some(uid) = spec.uid else { return fs::set_permissions(&spec.state_dir, Permissions::from_mode(0o700)) };
     if fs::metadata(&spec.state_dir)?.uid() != uid {
-        give(&spec.state_dir, uid)?;
+        give(&rustix::fs::open(&spec.state_dir, BY_NAME, Mode::empty())?, uid, 0)?;
     }
     fs::set_permissions(&spec.state_dir, Permissions::from_mode(0o700))?;
     for above in spec.state_dir.ancestors().skip(1) {
@@ -203,18 +212,62 @@ fn prepare_state_dir(spec: &Spec) -> io::Result<()> {
     Ok(())
 }
 
-/// Never follows a link: the module's former user may have made one to a file that is not its own.
-fn give(path: &Path, uid: u32) -> io::Result<()> {
-    std::os::unix::fs::lchown(path, Some(uid), Some(uid))?;
-    if fs::symlink_metadata(path)?.is_dir() {
-        for entry in fs::read_dir(path)? {
-            give(&entry?.path(), uid)?;
+/// Gives a folder and all that is in it to `uid`. A process of the former user may still run and change names
+/// meanwhile, so each thing is opened once, without following a link, and then judged and given by its descriptor.
+/// A file with another name elsewhere is left alone: the link may have been made to get hold of it.
+fn give(thing: &OwnedFd, uid: u32, depth: u32) -> io::Result<()> {
+    let stat = rustix::fs::fstat(thing)?;
+    let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    if !is_folder && stat.st_nlink > 1 {
+        return Ok(());
+    }
+    let (user, group) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(uid));
+    rustix::fs::chownat(thing, c"", Some(user), Some(group), AtFlags::EMPTY_PATH)?;
+    if !is_folder {
+        return Ok(());
+    }
+    if depth == FOLDERS_DEEP_MAX {
+        return Err(io::Error::other("the module's folder is nested too deep to be given to another user"));
+    }
+    let folder = rustix::fs::openat(thing, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in rustix::fs::Dir::new(folder)? {
+        let name = entry?.file_name().to_owned();
+        if name.as_c_str() != c"." && name.as_c_str() != c".." {
+            give(&rustix::fs::openat(thing, name, BY_NAME, Mode::empty())?, uid, depth + 1)?;
         }
     }
     Ok(())
 }
 
+/// Opens a thing without following a link and without touching it.
+const BY_NAME: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Each level holds two descriptors while it is walked.
+const FOLDERS_DEEP_MAX: u32 = 64;
+/// Default of `[isolation] uid_base`: with `UIDS` it fills the end of the range that systemd lists as unused
+/// (60578 to 61183), below the one of its dynamic users, and nobody's on OpenWrt.
+pub const UID_BASE: u32 = 60_800;
+/// Users that instances share out among them.
+pub const UIDS: u32 = 384;
 /// The hidden verb: `skerry module-host`.
 pub const VERB: &str = "module-host";
 /// All that a host inherits of the runtime's environment: where programs lie, the time zone and the language.
 const ENV_INHERITED: [&str; 4] = ["PATH", "TZ", "LANG", "LC_ALL"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_end_with_their_range() {
+        assert_eq!(uid_of(UID_BASE, 0), Some(60_800));
+        assert_eq!(uid_of(UID_BASE, UIDS - 1), Some(61_183));
+        assert_eq!(uid_of(UID_BASE, UIDS), None);
+        assert_eq!((uid_of(0, 0), uid_of(u32::MAX, 1)), (None, None));
+    }
+
+    #[test]
+    fn nobody_traces_this_test() {
+        assert_eq!(tracer_of(std::process::id() as i32), None);
+        assert_eq!(tracer_of(-1), None);
+    }
+}

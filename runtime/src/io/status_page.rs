@@ -3,6 +3,7 @@
 //! reach further than these eight words, and none of them may be trusted for more than a status line.
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use skerry_abi::pump::status::{STATUS_BYTES, STATUS_MAGIC};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,6 +24,7 @@ pub struct Snapshot {
     pub delivery: u64,
     /// When the callback in progress began, boot-time clock; 0 when none runs.
     pub callback_started_ms: u64,
+    /// One of `skerry_abi::pump::status::kind`.
     pub callback_kind: u64,
     /// The signal of a crash, or 0.
     pub signal: u64,
@@ -35,7 +37,7 @@ impl StatusPage {
     /// Makes an empty page that neither side can shorten: a shorter one would end its reader with SIGBUS.
     pub fn create() -> io::Result<StatusPage> {
         let memory = rustix::fs::memfd_create("skerry-status", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        rustix::fs::ftruncate(&memory, PAGE_BYTES)?;
+        rustix::fs::ftruncate(&memory, STATUS_BYTES as u64)?;
         rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok(StatusPage { file: File::from(memory) })
     }
@@ -59,7 +61,7 @@ impl StatusPage {
         let (words, _) = bytes.as_chunks::<8>();
         let word = |at: usize| u64::from_ne_bytes(words[at]);
         Ok(Snapshot {
-            live: word(0) == MAGIC,
+            live: word(0) == STATUS_MAGIC,
             delivery: word(1),
             callback_started_ms: word(2),
             callback_kind: word(3),
@@ -85,10 +87,6 @@ impl Snapshot {
     }
 }
 
-/// One page on most machines; the host maps no more of it.
-pub const PAGE_BYTES: u64 = 4096;
-/// What the first word says once the host has mapped the page.
-pub const MAGIC: u64 = u64::from_ne_bytes(*b"skerry\0\x01");
 const WORDS: usize = 8;
 /// A host that writes all the time must not keep its reader.
 const READS_MAX: usize = 4;
@@ -101,7 +99,7 @@ mod tests {
     fn what_is_written_is_read_and_the_length_stays() {
         let page = StatusPage::create().unwrap();
         assert_eq!(page.read().unwrap(), Snapshot::default());
-        for (at, word) in [MAGIC, 1, 2, 3, 11, 0x1500, 0x1000, 0x2000].into_iter().enumerate() {
+        for (at, word) in [STATUS_MAGIC, 1, 2, 3, 11, 0x1500, 0x1000, 0x2000].into_iter().enumerate() {
             page.file.write_all_at(&word.to_ne_bytes(), at as u64 * 8).unwrap();
         }
         let snapshot = page.read().unwrap();

@@ -1,5 +1,6 @@
 //! How an instance ended, in words that an operator can act on. Must never guess: what is not known is left out.
 
+use skerry_abi::wire::frame::FailureKind;
 use std::fmt;
 
 /// One end of one process. Made by the instance task from the exit status, the status page and the last frames.
@@ -12,28 +13,13 @@ pub enum Exit {
     /// A callback, or a thread of `Context::spawn`, panicked and the instance ended for it.
     Panic(String),
     /// The host's last words.
-    Failed { failure: Failure, text: String },
+    Failed { kind: FailureKind, text: String },
     /// A callback lasted longer than `hang_after`, and the process was killed for it.
     Hung { ms: u64 },
     /// The host never said `Hello`.
     NeverHello,
     /// What came over the link was no frame, or a frame that had no business there.
     LinkRubbish(String),
-}
-
-/// What failed before the instance could run, as the host said it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The image could not be opened, or its ABI does not fit.
-    Image,
-    /// `start` returned an error or panicked.
-    Start,
-    /// A thread of the module panicked.
-    Thread,
-    /// The module asked for it.
-    Asked,
-    /// The host could not confine itself as it was told to.
-    Confinement,
 }
 
 impl Exit {
@@ -66,7 +52,7 @@ impl fmt::Display for Exit {
             }
             Exit::Signal { signal, image_offset: None } => write!(f, "killed by {}", signal_name(*signal)),
             Exit::Panic(text) => write!(f, "panicked: {}", one_line(text)),
-            Exit::Failed { failure, text } => write!(f, "{}: {}", failure.reason(), one_line(text)),
+            Exit::Failed { kind, text } => write!(f, "{}: {}", reason(*kind), one_line(text)),
             Exit::Hung { ms } => write!(f, "killed: one callback lasted {ms} ms"),
             Exit::NeverHello => f.write_str("its host process never said hello"),
             Exit::LinkRubbish(text) => write!(f, "its link carried rubbish: {}", one_line(text)),
@@ -74,38 +60,30 @@ impl fmt::Display for Exit {
     }
 }
 
-impl Failure {
-    fn reason(self) -> &'static str {
-        match self {
-            Failure::Image => "its image does not load",
-            Failure::Start => "start failed",
-            Failure::Thread => "a thread panicked",
-            Failure::Asked => "the module gave up",
-            Failure::Confinement => "its process could not be confined",
-        }
+fn reason(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::Image => "its image does not load",
+        FailureKind::Start => "start failed",
+        FailureKind::Thread => "a thread panicked",
+        FailureKind::Asked => "the module gave up",
+        FailureKind::Confinement => "its process could not be confined",
     }
 }
 
 /// The exit codes of the module host: one a reason, so that an exit without last words still says something.
-/// They lie above the codes that modules use and below 101, with which Rust ends a panic.
+/// They lie below 101, with which Rust ends a panic. The first three are the pump's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostExit {
-    /// The instance was told to stop, or its work was done.
-    Done = 0,
+    /// The instance was told to stop, and said so.
+    Stopped = 0,
+    /// The image did not load, the process could not be confined, or the module failed. Last words were sent.
+    Failed = 70,
+    /// The link ended or broke, or began with another version: the runtime is gone, or not ours.
+    Link = 71,
     /// Started by hand: no link on standard input.
-    NoLink = 80,
+    NoLink = 72,
     /// The runtime sent no order, or one that makes no sense.
-    NoOrder = 81,
-    /// The runtime closed the link: it is gone.
-    LinkClosed = 82,
-    /// The runtime sent no `Hello` and no `Start` in time, or one of another version.
-    NoHello = 83,
-    /// The image does not load. Last words were sent.
-    Image = 84,
-    /// The process could not be confined as ordered. Last words were sent.
-    Confinement = 85,
-    /// The module failed, and last words were sent.
-    Module = 86,
+    NoOrder = 73,
 }
 
 impl HostExit {
@@ -115,19 +93,16 @@ impl HostExit {
 
     pub fn from_code(code: i32) -> Option<HostExit> {
         use HostExit::*;
-        [NoLink, NoOrder, LinkClosed, NoHello, Image, Confinement, Module].into_iter().find(|e| *e as i32 == code)
+        [Stopped, Failed, Link, NoLink, NoOrder].into_iter().find(|exit| *exit as i32 == code)
     }
 
     fn reason(self) -> &'static str {
         match self {
-            HostExit::Done => "done",
+            HostExit::Stopped => "stopped",
+            HostExit::Failed => "it failed",
+            HostExit::Link => "its link ended",
             HostExit::NoLink => "its host has no link",
             HostExit::NoOrder => "its host got no order",
-            HostExit::LinkClosed => "its link closed",
-            HostExit::NoHello => "its host got no hello",
-            HostExit::Image => "its image does not load",
-            HostExit::Confinement => "its host could not be confined",
-            HostExit::Module => "the module failed",
         }
     }
 }
@@ -175,8 +150,9 @@ mod tests {
     #[test]
     fn each_exit_is_one_line() {
         let cases = [
-            (Exit::Code(0), "ended with code 0"),
-            (Exit::Code(82), "ended with code 82 (its link closed)"),
+            (Exit::Code(0), "ended with code 0 (stopped)"),
+            (Exit::Code(3), "ended with code 3"),
+            (Exit::Code(71), "ended with code 71 (its link ended)"),
             (
                 Exit::Signal { signal: 11, image_offset: Some(0x1a2b) },
                 "killed by SIGSEGV at offset 0x1a2b of its image",
@@ -184,7 +160,7 @@ mod tests {
             (Exit::Signal { signal: 9, image_offset: None }, "killed by SIGKILL"),
             (Exit::Signal { signal: 40, image_offset: None }, "killed by signal 40"),
             (Exit::Panic("left\n  right".into()), "panicked: left right"),
-            (Exit::Failed { failure: Failure::Start, text: "no port".into() }, "start failed: no port"),
+            (Exit::Failed { kind: FailureKind::Start, text: "no port".into() }, "start failed: no port"),
             (Exit::Hung { ms: 30_000 }, "killed: one callback lasted 30000 ms"),
             (Exit::NeverHello, "its host process never said hello"),
             (Exit::LinkRubbish("kind 9".into()), "its link carried rubbish: kind 9"),

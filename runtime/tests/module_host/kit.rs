@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// A state folder in a folder of its own that others may pass.
@@ -52,6 +53,7 @@ impl State {
             hidden: vec![self.folder(), self.outer.path().join("run-not-made-yet")],
             env: vec![("COLOUR".into(), "red".into())],
             landlock: true,
+            log_level: 5,
             ..Spec::default()
         }
     }
@@ -61,27 +63,29 @@ impl State {
 pub struct Run {
     pub host: Host,
     pub link: UnixStream,
+    state_dir: String,
     unread: Vec<u8>,
 }
 
 impl Run {
     pub fn start(state: &State, spec: &Spec, image: &[u8]) -> Run {
-        Run::of(spawn(state, spec, image).unwrap())
+        Run::of(spec, spawn(state, spec, image).unwrap())
     }
 
     pub fn start_with(binary: &HostBinary, state: &State, spec: &Spec, image: &[u8]) -> Run {
-        Run::of(process::spawn(binary, spec, &image_file(state, image)).unwrap())
+        Run::of(spec, process::spawn(binary, spec, &image_file(state, image)).unwrap())
     }
 
     pub fn start_file(_: &State, spec: &Spec, image: &File) -> Run {
-        Run::of(process::spawn(&own_binary(), spec, image).unwrap())
+        Run::of(spec, process::spawn(&own_binary(), spec, image).unwrap())
     }
 
-    fn of(host: Host) -> Run {
+    fn of(spec: &Spec, host: Host) -> Run {
         let link = host.link.try_clone().unwrap();
         link.set_nonblocking(false).unwrap();
         link.set_read_timeout(Some(DEADLINE)).unwrap();
-        Run { host, link, unread: Vec::new() }
+        let state_dir = spec.state_dir.display().to_string();
+        Run { host, link, state_dir, unread: Vec::new() }
     }
 
     pub fn say(&mut self, frame: &ToHost<'_>) {
@@ -124,10 +128,24 @@ impl Run {
         })
     }
 
-    /// Both hellos; what the host says of its isolation.
+    /// Both hellos and the start; what the host says of its isolation.
     pub fn hello(&mut self) -> String {
+        self.hello_with("{}")
+    }
+
+    /// The same, with those desired properties.
+    pub fn hello_with(&mut self, desired: &str) -> String {
         self.say_hello(LINK_VERSION);
-        self.hear_hello()
+        let isolation = self.hear_hello();
+        let state_dir = self.state_dir.clone();
+        self.say(&ToHost::Start {
+            desired_version: 1,
+            desired,
+            reported_version: 1,
+            reported: "{}",
+            state_dir: &state_dir,
+        });
+        isolation
     }
 
     pub fn failed(&mut self) -> (u8, String) {
@@ -200,6 +218,29 @@ pub fn library(source: &str) -> Vec<u8> {
     fs::write(&path, text + source).unwrap();
     compile(&path, &library);
     fs::read(library).unwrap()
+}
+
+/// The image of `examples/misbehave`. Built here, since `cargo test --test …` alone would not.
+pub fn misbehave() -> Vec<u8> {
+    static IMAGE: OnceLock<Vec<u8>> = OnceLock::new();
+    let build = || {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "skerry-runtime", "--example", "misbehave"]);
+        cargo.args((!cfg!(debug_assertions)).then_some("--release"));
+        // What cargo tells this test would make build scripts run again, and everything above them.
+        let told = std::env::vars_os().map(|(name, _)| name).filter(|name| {
+            let name = name.to_string_lossy();
+            name.starts_with("CARGO_") && name != "CARGO_HOME" && name != "CARGO_TARGET_DIR"
+        });
+        told.for_each(|name| {
+            cargo.env_remove(name);
+        });
+        assert!(cargo.status().expect("cargo").success());
+        let tests = std::env::current_exe().unwrap();
+        let target = tests.ancestors().nth(2).unwrap();
+        fs::read(target.join("examples/libmisbehave.so")).expect("the image that was just built")
+    };
+    IMAGE.get_or_init(build).clone()
 }
 
 fn compile(source: &Path, library: &Path) {
