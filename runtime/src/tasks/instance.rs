@@ -16,7 +16,7 @@ use crate::io::process::{self, Ended, Host, Spec};
 use crate::io::status_page::Snapshot;
 use crate::logic::hub::LinkIx;
 use crate::logic::restart::{Due, Limits, Next, Policy, Restart};
-use crate::model::instance::{Exit, Failure};
+use crate::model::instance::Exit;
 use skerry_abi::wire::frame::{FailureKind, ToHost};
 
 /// A host that has not said hello by then never will.
@@ -82,14 +82,14 @@ async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, rest
         Ok(host) => host,
         Err(error) => {
             let text = error.to_string();
-            return End::Exited(Exit::Failed { failure: Failure::Confinement, text });
+            return End::Exited(Exit::Failed { kind: FailureKind::Confinement, text });
         }
     };
     slot.pid.set(Some(host.pid));
     let mut life = match Life::new(world, slot, host) {
         Ok(life) => life,
         Err(error) => {
-            return End::Exited(Exit::Failed { failure: Failure::Confinement, text: error.to_string() });
+            return End::Exited(Exit::Failed { kind: FailureKind::Confinement, text: error.to_string() });
         }
     };
     let end = life.watch(orders, restart).await;
@@ -123,6 +123,7 @@ fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
             processes: Some(u64::from(limits.processes_max)),
         },
         landlock: config.isolation.landlock,
+        log_level: 3,
         wait_debugger: config.wait_debugger.contains(&slot.name),
     };
     let image = world.images.file(&slot.image.borrow().digest)?;
@@ -318,7 +319,7 @@ impl Life {
                 );
             }
             Said::Failed { kind, text } => {
-                self.verdict.get_or_insert(Exit::Failed { failure: failure_of(kind), text });
+                self.verdict.get_or_insert(Exit::Failed { kind, text });
             }
             Said::Panicked { text } => self.panic = Some(text),
             Said::Pong => self.ping = None,
@@ -403,7 +404,7 @@ impl Life {
     fn heard_last(&mut self, said: Said) {
         match said {
             Said::Failed { kind, text } => {
-                self.verdict.get_or_insert(Exit::Failed { failure: failure_of(kind), text });
+                self.verdict.get_or_insert(Exit::Failed { kind, text });
             }
             Said::Panicked { text } => self.panic = Some(text),
             _ => {}
@@ -481,16 +482,6 @@ impl Life {
             Ok(None) => {}
             Err(error) => log::warn!("instance={} crash_report=failed reason=\"{error}\"", self.slot.name),
         }
-    }
-}
-
-fn failure_of(kind: FailureKind) -> Failure {
-    match kind {
-        FailureKind::Image => Failure::Image,
-        FailureKind::Start => Failure::Start,
-        FailureKind::Thread => Failure::Thread,
-        FailureKind::Asked => Failure::Asked,
-        FailureKind::Confinement => Failure::Confinement,
     }
 }
 
