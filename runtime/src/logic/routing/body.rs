@@ -109,10 +109,10 @@ impl<'a> Document<'a> {
                 let mut found = None;
                 let mut key = at + 1;
                 while key < end as usize {
-                    if let Node::Key(piece) = self.tape.nodes[key] {
-                        if self.tape.piece(&self.text, piece) == &**name {
-                            found = Some(key + 1);
-                        }
+                    if let Node::Key(piece) = self.tape.nodes[key]
+                        && self.tape.piece(&self.text, piece) == &**name
+                    {
+                        found = Some(key + 1);
                     }
                     key = self.tape.after(key + 1);
                 }

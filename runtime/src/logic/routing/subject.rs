@@ -73,10 +73,10 @@ pub struct RecordSubject<'a> {
 impl Subject for RecordSubject<'_> {
     fn application(&self, name: &str) -> Held<'_> {
         for (key, value) in self.record.properties() {
-            if let Key::Application(found) = key {
-                if same_name(found, name) {
-                    return value.map_or(Held::Null, Held::Text);
-                }
+            if let Key::Application(found) = key
+                && same_name(found, name)
+            {
+                return value.map_or(Held::Null, Held::Text);
             }
         }
         Held::Absent
