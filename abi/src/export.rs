@@ -90,7 +90,7 @@ macro_rules! export_module {
 #[macro_export]
 macro_rules! __sdk_version {
     () => {
-        "0.1.0"
+        "1.0.0"
     };
 }
 
