@@ -104,6 +104,8 @@ macro_rules! __abi_version {
 }
 
 #[doc(hidden)]
+pub use crate::entry::create;
+#[doc(hidden)]
 pub use abi_stable::library::{LibHeader, RootModuleResult};
 
 /// The root module of an image.
