@@ -9,6 +9,7 @@ pub mod instance;
 pub mod mailbox;
 pub mod port;
 pub mod reader;
+pub mod senders;
 pub mod storage;
 pub mod taps;
 pub mod views;

@@ -21,6 +21,9 @@ pub struct World {
     pub keys: Keys,
     pub host: HostBinary,
     pub crashes: RefCell<CrashReports>,
+    pub senders: RefCell<super::senders::Senders>,
+    /// (day, bytes this process had written when it began), for "written today".
+    pub day: std::cell::Cell<(i64, u64)>,
     pub executor: Rc<LocalExecutor<'static>>,
     /// Bytes read from a link, before they are taken apart; what is left of a frame moves to the link's own buffer.
     pub scratch: RefCell<Vec<u8>>,

@@ -223,7 +223,7 @@ impl Hub {
 
     /// When something is due without an event.
     pub fn next_timeout(&self, now: Now) -> Mono {
-        let mut due = self.next_commit_at(now);
+        let mut due = self.next_commit_at();
         for queue in &self.queues {
             if let Some(until) = queue.held_until.filter(|_| queue.consumer.is_some()) {
                 due = due.min(until);

@@ -179,7 +179,7 @@ impl Hub {
     }
 
     /// When a commit is due if nothing else happens; `Mono(0)` for at once.
-    pub(super) fn next_commit_at(&self, now: Now) -> Mono {
+    pub(super) fn next_commit_at(&self) -> Mono {
         if self.commit.is_some() || matches!(self.store, StoreState::Broken(_)) {
             return Mono::NEVER;
         }
@@ -196,14 +196,14 @@ impl Hub {
             due = due.min(since.after(IDLE_COMMIT_INTERVAL));
         }
         if oldest.is_some() {
-            due = due.min(self.blocked_sender_at(now));
+            due = due.min(self.blocked_sender_at());
         }
         due
     }
 
     /// When a sender that has used up its window is to be helped by the disk: at once if its oldest message waits for
     /// an endpoint that is away, otherwise when that endpoint has been silent for [`STALLED_AFTER`].
-    fn blocked_sender_at(&self, now: Now) -> Mono {
+    fn blocked_sender_at(&self) -> Mono {
         let mut due = Mono::NEVER;
         for identity in &self.identities {
             let out = identity.unacked_messages >= self.config.credit_messages
@@ -220,7 +220,7 @@ impl Hub {
 
     /// The next transaction, if one is due and none is being carried out.
     pub fn poll_commit(&mut self, now: Now) -> Option<Commit> {
-        (self.next_commit_at(now) <= now.mono).then(|| self.build(now))
+        (self.next_commit_at() <= now.mono).then(|| self.build(now))
     }
 
     /// Everything, due or not: for a clean stop.
