@@ -185,7 +185,7 @@ fn one_that_claims_another_identity() {
     let tap = device.tap();
     device.send("tester", "out", &json!({"body": {"do": "claim"}}));
     let seen = tap.wait("what the scribe sent", |message| message["properties"]["moduleId"] == "ledger");
-    assert_eq!(seen["from"], "/messages/modules/scribe/outputs/tries", "{seen}");
+    assert_eq!(seen["from"], "/messages/modules/scribe/outputs/tries/", "{seen}");
     assert_eq!(device.running("filter"), Some(filter));
 }
 
