@@ -16,6 +16,8 @@ mod settle;
 mod view;
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -223,8 +225,8 @@ impl Hub {
     pub fn next_timeout(&self, now: Now) -> Mono {
         let mut due = self.next_commit_at(now);
         for queue in &self.queues {
-            if queue.held_until > now.mono && !queue.head.is_empty() && queue.consumer.is_some() {
-                due = due.min(queue.held_until);
+            if let Some(until) = queue.held_until.filter(|_| queue.consumer.is_some()) {
+                due = due.min(until);
             }
             if queue.next_expiry != crate::model::time::Age::NEVER {
                 // Not to the millisecond: expiry frees memory, and is checked again at delivery.
@@ -241,11 +243,12 @@ impl Hub {
             if self.queues[ix].next_expiry <= now.age {
                 self.expire(now, ix as QueueIx);
             }
-            if let Some((link, _)) = self.queues[ix].consumer
-                && !self.queues[ix].head.is_empty()
-                && self.queues[ix].held_until <= now.mono
-            {
-                self.mark_dirty(link);
+            let queue = &mut self.queues[ix];
+            if queue.held_until.is_some_and(|until| until <= now.mono) {
+                queue.held_until = None;
+                if let Some((link, _)) = queue.consumer {
+                    self.mark_dirty(link);
+                }
             }
         }
     }

@@ -123,6 +123,8 @@ pub(super) struct BlockState {
     total: u32,
     settled: u32,
     bits: Vec<u64>,
+    /// Messages that are in memory, so that reading the block back makes no second copy.
+    resident: Vec<u64>,
     last_expiry: Age,
     /// `settled` as the row on disk has it; `None` until its first commit succeeded.
     written: Option<u32>,
@@ -136,6 +138,7 @@ pub(super) struct InFlight {
     rows: Vec<(QueueIx, u64, u32)>,
     dying: usize,
     documents: Vec<(String, Option<Vec<u8>>)>,
+    attempts: HashMap<(u32, u64), u16>,
 }
 
 /// What will be settled when the commit succeeds, and so is written as settled in it.
@@ -208,7 +211,7 @@ impl Hub {
             let Some(key) = identity.sending.front().filter(|_| out) else { continue };
             for target in self.entries[key].targets.iter().filter(|t| t.state != TargetState::Settled) {
                 let queue = &self.queues[target.queue as usize];
-                let away = queue.consumer.is_none() || queue.gap.is_some() || queue.held_until > now.mono;
+                let away = queue.consumer.is_none() || queue.gap.is_some() || queue.held_until.is_some();
                 due = due.min(if away { Mono(0) } else { queue.last_ack.after(STALLED_AFTER) });
             }
         }
@@ -238,7 +241,8 @@ impl Hub {
         let messages = self.write_blocks(&batch, &settling, &mut commit, &mut stored_by_queue);
         let rows = self.write_rows(&settling, &mut commit);
         self.write_queues(&settling, &stored_by_queue, &mut commit);
-        commit.attempts = self.attempts.drain().map(|((queue, seq), count)| (queue, seq, count)).collect();
+        let attempts = std::mem::take(&mut self.attempts);
+        commit.attempts = attempts.iter().map(|((queue, seq), count)| (*queue, *seq, *count)).collect();
         let documents: Vec<_> = std::mem::take(&mut self.documents).into_iter().collect();
         commit.documents = documents.clone();
         commit.next_block = self.next_block;
@@ -246,7 +250,7 @@ impl Hub {
         self.ledger_since = None;
         self.dirty_since = None;
         self.urgent = false;
-        self.commit = Some(InFlight { id: commit.id, messages, rows, dying: self.dying.len(), documents });
+        self.commit = Some(InFlight { id: commit.id, messages, rows, dying: self.dying.len(), documents, attempts });
         commit
     }
 
@@ -321,7 +325,7 @@ impl Hub {
                 if state != TargetState::Settled && !settling.settles(*key, queue) {
                     self.entries[*key].targets[at].stored = true;
                     *stored.entry(queue).or_default() += 1;
-                    self.blocks.entry((queue, block)).or_insert_with(BlockState::new).add(expiry);
+                    self.blocks.entry((queue, block)).or_insert_with(BlockState::new).add(index, expiry);
                 }
             }
             self.entries[*key].place = Some(Place { block, index, committed: false });
@@ -494,6 +498,10 @@ impl Hub {
         for (name, bytes) in flight.documents {
             self.documents.entry(name).or_insert(bytes);
         }
+        for (at, count) in flight.attempts {
+            self.attempts.entry(at).or_insert(count);
+        }
+        self.queues.iter_mut().for_each(|q| q.changed = true);
         self.documents_since.get_or_insert(now.mono);
         for (at, state) in &mut self.blocks {
             if state.written.is_some_and(|w| w != state.settled) && !state.dirty {
@@ -507,8 +515,11 @@ impl Hub {
             let Some(entry) = self.entries.get(key, seq) else { continue };
             entry.place = None;
             entry.targets.iter_mut().for_each(|t| t.stored = false);
-            // What a module has in its hands may still settle; what waits is given back to its sender.
-            if entry.targets.iter().all(|t| matches!(t.state, TargetState::Waiting | TargetState::Settled)) {
+            // What a module has in its hands may still settle, and what it sent while handling another message keeps
+            // that one waiting; the rest is given back to its sender.
+            if entry.parents.is_empty()
+                && entry.targets.iter().all(|t| matches!(t.state, TargetState::Waiting | TargetState::Settled))
+            {
                 self.withdraw(key, reason);
             }
         }
@@ -550,7 +561,8 @@ impl Hub {
         let head_bytes = self.head_bytes();
         for ix in 0..self.queues.len() as QueueIx {
             let queue = &self.queues[ix as usize];
-            if queue.gap.is_some() || (short && queue.bytes > head_bytes) {
+            // While a consumer gives messages back, some of a block may be with it and some here.
+            if !queue.rewinding && (queue.gap.is_some() || (short && queue.bytes > head_bytes)) {
                 self.trim_queue(ix, head_bytes);
             }
         }
@@ -558,7 +570,7 @@ impl Hub {
 
     /// What one queue may keep in memory although it lies on disk.
     fn head_bytes(&self) -> u64 {
-        (self.config.memory_bytes / 2 / self.queues.len().max(1) as u64).clamp(16 * 1024, HEAD_BYTES)
+        (self.config.memory_bytes / 2 / self.queues.len().max(1) as u64).clamp(4 * 1024, HEAD_BYTES)
     }
 
     fn trim_queue(&mut self, ix: QueueIx, head_bytes: u64) {
@@ -589,7 +601,10 @@ impl Hub {
         queue.gap = Some(Gap { from, to: last.block });
         queue.tail.drain(..dropped.len());
         queue.bytes -= dropped.iter().map(|(k, _)| self.entries[*k].bytes()).sum::<u64>();
-        for (key, _) in dropped {
+        for (key, place) in dropped {
+            if let Some(state) = self.blocks.get_mut(&(ix, place.block)) {
+                unset(&mut state.resident, place.index);
+            }
             let entry = &mut self.entries[key];
             entry.target(ix).state = TargetState::OnDisk;
             entry.resident -= 1;
@@ -646,6 +661,7 @@ impl Hub {
             total: loaded.total,
             settled: loaded.settled,
             bits: loaded.bits,
+            resident: Vec::new(),
             last_expiry: loaded.last_expiry,
             written: Some(loaded.settled),
             dirty: false,
@@ -656,8 +672,8 @@ impl Hub {
     }
 
     fn take_in(&mut self, now: Now, ix: QueueIx, block: u64, message: LoadedMessage) {
-        let settled = self.blocks.get(&(ix, block)).is_some_and(|s| is_set(&s.bits, message.index));
-        if settled {
+        let Some(state) = self.blocks.get_mut(&(ix, block)) else { return };
+        if is_set(&state.bits, message.index) || !set(&mut state.resident, message.index) {
             return;
         }
         let source = self.add_source(message.source);
@@ -667,22 +683,29 @@ impl Hub {
         let mut entry =
             Entry::new(message.seq, message.record, source, message.enqueued, now.mono, targets, None, false);
         entry.place = Some(Place { block, index: message.index, committed: true });
-        let bytes = entry.bytes();
         let key = self.entries.insert(entry);
         let queue = &mut self.queues[ix as usize];
-        queue.head.push_back(key);
-        queue.bytes += bytes;
+        queue.put_back(&self.entries, key);
         queue.next_expiry = queue.next_expiry.min(message.expiry);
     }
 }
 
 impl BlockState {
     fn new() -> BlockState {
-        BlockState { total: 0, settled: 0, bits: Vec::new(), last_expiry: Age(0), written: None, dirty: false }
+        BlockState {
+            total: 0,
+            settled: 0,
+            bits: Vec::new(),
+            resident: Vec::new(),
+            last_expiry: Age(0),
+            written: None,
+            dirty: false,
+        }
     }
 
-    fn add(&mut self, expiry: Age) {
+    fn add(&mut self, index: u32, expiry: Age) {
         self.total += 1;
+        set(&mut self.resident, index);
         self.last_expiry = self.last_expiry.max(expiry);
     }
 }
@@ -696,6 +719,12 @@ fn set(bits: &mut Vec<u64>, index: u32) -> bool {
     let fresh = bits[word] & bit == 0;
     bits[word] |= bit;
     fresh
+}
+
+fn unset(bits: &mut [u64], index: u32) {
+    if let Some(word) = bits.get_mut(index as usize / 64) {
+        *word &= !(1 << (index % 64));
+    }
 }
 
 fn is_set(bits: &[u64], index: u32) -> bool {
