@@ -171,6 +171,8 @@ struct Life {
     panic: Option<String>,
     hello: bool,
     ping: Option<u64>,
+    /// Nothing more comes from the link, and only the end of the process is waited for.
+    link_over: bool,
 }
 
 impl Life {
@@ -204,6 +206,7 @@ impl Life {
             panic: None,
             hello: false,
             ping: None,
+            link_over: false,
         };
         life.say_hello(link);
         Ok(life)
@@ -238,6 +241,7 @@ impl Life {
                     self.heard(said, restart);
                 }
                 Event::LinkOver(fault) => {
+                    self.link_over = true;
                     self.verdict = self.verdict.take().or(fault.map(Exit::LinkRubbish));
                     // Without its link it can only be ended.
                     self.host.kill();
@@ -277,7 +281,13 @@ impl Life {
             Timer::after(Duration::from_millis(check.max(10))).await;
             Event::Check
         };
-        let events = async { self.events.recv().await.unwrap_or(Event::LinkOver(None)) };
+        // A closed channel is ready for ever: it would starve everything else, the whole executor included.
+        let events = async {
+            if self.link_over {
+                std::future::pending::<()>().await;
+            }
+            self.events.recv().await.unwrap_or(Event::LinkOver(None))
+        };
         let exited = async {
             // Readable is what a pidfd becomes at the end; an error would be the end as well.
             let _ = self.exited.readable().await;
