@@ -90,7 +90,7 @@ macro_rules! export_module {
 #[macro_export]
 macro_rules! __sdk_version {
     () => {
-        "0.1.0"
+        "1.0.0"
     };
 }
 
@@ -103,6 +103,8 @@ macro_rules! __abi_version {
     };
 }
 
+#[doc(hidden)]
+pub use crate::entry::create;
 #[doc(hidden)]
 pub use abi_stable::library::{LibHeader, RootModuleResult};
 

@@ -7,12 +7,14 @@
 
 use abi_stable::{
     StableAbi,
-    library::{CheckTypeLayout, LibHeader, RootModule, RootModuleResult},
+    abi_stability::abi_checking::check_layout_compatibility,
+    library::{CheckTypeLayout, LibHeader, LibraryError, RootModule, RootModuleResult},
     marker_type::ErasedPrefix,
     prefix_type::{PrefixRefTrait, PrefixTypeTrait},
     sabi_trait,
     sabi_types::VersionStrings,
     std_types::{RBox, ROption, RResult, RSlice, RStr, RString, RVec},
+    type_layout::TypeLayout,
 };
 
 /// Version of this interface, `major.minor.patch`. A different major refuses the image; a minor is raised by an addition.
@@ -218,6 +220,31 @@ pub mod end {
     pub const OK: u8 = 0;
     pub const REFUSED: u8 = 1;
     pub const PANICKED: u8 = 2;
+}
+
+/// The root module of an image, if its layouts fit: the only way by which a host should come to it.
+///
+/// # Errors
+/// Another ABI version, or layouts that differ by more than additions at the end, on whichever side.
+pub fn root_of(header: &LibHeader) -> Result<RootRef, LibraryError> {
+    let strict = match header.init_root_module::<RootRef>() {
+        Err(LibraryError::AbiInstability(error)) => error,
+        other => return other,
+    };
+    // abi_stable takes an image that has more than its host knows, but not one that has less: one that was built
+    // before an addition. Every addition is behind a last prefix field, where the host looks before it calls.
+    match header.layout() {
+        Some(theirs) if layouts_fit(RootRef::LAYOUT, theirs) => {
+            // SAFETY: the layouts were just compared.
+            unsafe { header.init_root_module_with_unchecked_layout::<RootRef>() }
+        }
+        _ => Err(LibraryError::AbiInstability(strict)),
+    }
+}
+
+/// Whether two layouts of one type are the same but for additions at the end of one of them.
+pub fn layouts_fit(ours: &'static TypeLayout, theirs: &'static TypeLayout) -> bool {
+    check_layout_compatibility(ours, theirs).is_ok() || check_layout_compatibility(theirs, ours).is_ok()
 }
 
 /// The constructor that an image's header points to. Used by `export_module!` only.

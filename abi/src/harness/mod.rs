@@ -307,10 +307,17 @@ impl Harness {
     /// Stops the instance, and waits until it has stopped. Messages that it had not begun have ended as
     /// [`End::Returned`]; what it sent can still be received.
     pub fn stop(&mut self) {
-        self.world.look(|world| world.stopping = true);
-        self.world.write(&ToHost::Stop { grace_ms: 10_000 });
+        if !self.world.look(|world| world.stopping) {
+            self.ask_to_stop();
+        }
         self.world.wait("the stop", |world| (world.stopped || world.ended).then_some(()));
         self.join();
+    }
+
+    /// Asks the instance to stop, without waiting; [`stop`](Harness::stop) waits.
+    pub fn ask_to_stop(&mut self) {
+        self.world.look(|world| world.stopping = true);
+        self.world.write(&ToHost::Stop { grace_ms: 10_000 });
     }
 
     /// Ends the link without a word, as a runtime that dies does, and waits until the instance has ended.

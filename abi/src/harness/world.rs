@@ -80,6 +80,7 @@ pub(super) struct Inner {
     last_delivery: u64,
     last_number: u64,
     last_stream: u32,
+    last_ticket: u64,
 }
 
 #[derive(Default)]
@@ -128,6 +129,7 @@ impl World {
             last_delivery: 0,
             last_number: 0,
             last_stream: u32::from(u16::MAX),
+            last_ticket: 0,
         };
         Ok(World { socket, inner: Mutex::new(inner), changed: Condvar::new() })
     }
@@ -135,7 +137,7 @@ impl World {
     pub(super) fn write(&self, frame: &ToHost<'_>) {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes);
-        self.write_bytes(&bytes);
+        self.write_bytes(&self.lock(), &bytes);
     }
 
     pub(super) fn close(&self) {
@@ -187,8 +189,7 @@ impl World {
         inner.queues.entry(input).or_default().waiting.insert(number, queued);
         let mut frames = Vec::new();
         inner.send_waiting(input, &mut frames);
-        drop(inner);
-        self.write_bytes(&frames);
+        self.write_bytes(&inner, &frames);
         number
     }
 
@@ -199,9 +200,9 @@ impl World {
         for (ticket, parents) in std::mem::take(&mut inner.held) {
             inner.settle(ticket, parents, outcome, reason, &mut frames);
         }
+        self.write_bytes(&inner, &frames);
         drop(inner);
         self.changed.notify_all();
-        self.write_bytes(&frames);
     }
 
     /// Until the link ends.
@@ -223,16 +224,17 @@ impl World {
                     }
                 }
             }
+            self.write_bytes(&inner, &frames);
             drop(inner);
             bytes.drain(..bytes.len() - rest.len());
             self.changed.notify_all();
-            self.write_bytes(&frames);
         }
         self.lock().ended = true;
         self.changed.notify_all();
     }
 
-    fn write_bytes(&self, bytes: &[u8]) {
+    /// Under the lock, because ids must arrive in their order. The pump always reads, so this ends.
+    fn write_bytes(&self, _: &MutexGuard<'_, Inner>, bytes: &[u8]) {
         // An instance that has gone is noticed by the reader.
         let _ = (&self.socket).write_all(bytes);
     }
@@ -259,6 +261,10 @@ impl Inner {
                 self.logs.push(LogLine { level, target: target.to_owned(), text: text.to_owned() });
             }
             FromHost::Publish { ticket, output, parents, record, .. } => {
+                self.last_ticket += 1;
+                if ticket != self.last_ticket {
+                    self.failed = Some(format!("the instance sent ticket {ticket} after {}", self.last_ticket - 1));
+                }
                 let parents: Vec<u64> = parents.iter().collect();
                 self.publish(output, record);
                 self.held.insert(ticket, parents);

@@ -261,6 +261,14 @@ impl Link {
         }
     }
 
+    /// Waits until something can be written, and reads what comes meanwhile.
+    pub(super) fn read_until_writable(&self, reader: &mut Reader) {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | PollFlags::OUT)];
+        if poll(&mut fds, None).is_ok() && fds[0].revents().intersects(PollFlags::IN | PollFlags::HUP) {
+            self.read(reader);
+        }
+    }
+
     /// Reads what is there and applies it. False when nothing was there.
     pub(super) fn read(&self, reader: &mut Reader) -> bool {
         if reader.end == reader.buffer.len() {

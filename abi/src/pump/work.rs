@@ -22,6 +22,9 @@ use super::{
     watch,
 };
 
+/// A batch up to this size may be a single message, bytes.
+const LONE_BYTES: usize = 2_048;
+
 pub(super) struct Work {
     link: Arc<Link>,
     instance: InstanceBox,
@@ -281,7 +284,9 @@ impl Work {
         let waits_for_credit = self.at < self.end;
         if wait && (reader.scanned == 0 || waits_for_credit) {
             let timeout = self.tick_at.map(|at| at.saturating_duration_since(Instant::now()));
-            if !link.read(&mut reader) {
+            // In a stream there is more already; after a lone message there is not, and asking costs a call.
+            let in_stream = self.end > LONE_BYTES;
+            if !(in_stream && link.read(&mut reader)) {
                 link.turn(&mut reader, timeout);
             }
         }
@@ -308,15 +313,11 @@ impl Work {
         false
     }
 
-    /// Writes what has gathered. A socket that is full counts as being busy: somebody else reads meanwhile.
+    /// Writes what has gathered. While the socket is full it reads, because the other side may be waiting to write.
     fn flush(&self) {
-        if !self.link.flush(false) {
-            let before = self.link.busy.load(Relaxed);
-            if before == 0 {
-                watch::busy(&self.link);
-            }
-            self.link.flush(true);
-            self.link.busy.store(before, SeqCst);
+        while !self.link.flush(false) && !self.link.is_closed() {
+            let mut reader = self.link.take_place();
+            self.link.read_until_writable(&mut reader);
         }
     }
 
