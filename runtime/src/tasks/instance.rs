@@ -81,15 +81,14 @@ async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, rest
     let host = match start(world, slot) {
         Ok(host) => host,
         Err(error) => {
-            let text = error.to_string();
-            return End::Exited(Exit::Failed { kind: FailureKind::Confinement, text });
+            return not_started(world, slot, &error);
         }
     };
     slot.pid.set(Some(host.pid));
     let mut life = match Life::new(world, slot, host) {
         Ok(life) => life,
         Err(error) => {
-            return End::Exited(Exit::Failed { kind: FailureKind::Confinement, text: error.to_string() });
+            return not_started(world, slot, &error);
         }
     };
     let end = life.watch(orders, restart).await;
@@ -102,6 +101,15 @@ async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, rest
         world.port.disconnect(link);
     }
     end
+}
+
+/// There never was a process, so nobody else will tell why.
+fn not_started(world: &World, slot: &Slot, error: &std::io::Error) -> End {
+    let exit = Exit::Failed { kind: FailureKind::Confinement, text: error.to_string() };
+    let at = world.port.now().wall;
+    log::warn!("instance={}/{} exit=\"{exit}\"", slot.name, slot.generation.get());
+    *slot.last_exit.borrow_mut() = Some(LastExit { at, text: exit.to_string(), code: exit.code() });
+    End::Exited(exit)
 }
 
 fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
@@ -468,13 +476,18 @@ impl Life {
             Some(panic) => format!("{exit} (last panic: {panic})"),
             None => exit.to_string(),
         };
+        let link = self.link.filter(|_| page.delivery != 0);
+        let message = link.and_then(|link| self.world.port.look(|hub| hub.describe(link, page.delivery)));
+        let text = match &message {
+            Some(message) => format!("{text}, while handling {message}"),
+            None => text,
+        };
         *self.slot.last_exit.borrow_mut() = Some(LastExit { at: now.wall, text: text.clone(), code: exit.code() });
         log::warn!("instance={}/{} exit={text:?}", self.slot.name, self.slot.generation.get());
         if exit.is_success() {
             return;
         }
         let image = self.slot.image.borrow().clone();
-        let message = (page.delivery != 0).then(|| format!("delivery {} in progress", page.delivery));
         let log = self.slot.log.borrow().text();
         let crash = Crash {
             module: &self.slot.name,
@@ -504,9 +517,6 @@ async fn after_exit(
     exit: &Exit,
 ) -> Option<Order> {
     let now = world.port.now();
-    if slot.last_exit.borrow().is_none() {
-        *slot.last_exit.borrow_mut() = Some(LastExit { at: now.wall, text: exit.to_string(), code: exit.code() });
-    }
     let wait = match restart.handle_exit(now.mono, exit) {
         Next::Restart { at } => {
             slot.set_status(Status::Backoff, now.wall);
