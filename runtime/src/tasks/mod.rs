@@ -6,6 +6,7 @@ pub mod answers;
 pub mod board;
 pub mod control;
 pub mod instance;
+pub mod life;
 pub mod mailbox;
 pub mod port;
 pub mod reader;

@@ -7,7 +7,7 @@ use smol::LocalExecutor;
 
 use super::board::Board;
 use super::port::Port;
-use crate::app::config::Config;
+use crate::app::config::{Config, Limits};
 use crate::io::crash_report::CrashReports;
 use crate::io::images::Images;
 use crate::io::process::HostBinary;
@@ -30,4 +30,11 @@ pub struct World {
     pub started: crate::model::time::Mono,
     /// Wakes the agent: something ended, or a folder changed.
     pub replan: smol::channel::Sender<()>,
+}
+
+impl World {
+    /// The limits of an instance: its own, or those of all.
+    pub fn limits(&self, name: &str) -> &Limits {
+        self.config.modules.instances.get(name).map_or(&self.config.limits, |i| &i.limits)
+    }
 }

@@ -4,6 +4,7 @@
 //! Its shell calls `publish`, `complete`, `open_link` … with the time, then [`Hub::end_turn`], then writes what
 //! [`Hub::take_output`] has, commits what [`Hub::poll_commit`] gives and reads what [`Hub::poll_load`] asks for.
 
+mod backlog;
 mod deliver;
 mod entry;
 mod ledger;
@@ -13,6 +14,7 @@ mod publish;
 mod queue;
 mod routes;
 mod settle;
+mod stored;
 mod view;
 
 #[cfg(test)]
@@ -115,7 +117,7 @@ pub struct Hub {
     next_seq: u64,
     next_block: u64,
     /// How much of each (queue, block) is settled, for blocks with messages in memory.
-    blocks: BTreeMap<(QueueIx, u64), persist::BlockState>,
+    blocks: BTreeMap<(QueueIx, u64), stored::BlockState>,
     dirty_blocks: Vec<(QueueIx, u64)>,
     dirty_since: Option<Mono>,
     dying: Vec<settle::Dying>,
