@@ -186,6 +186,12 @@ impl Device {
         answers
     }
 
+    /// A direct method of a module: its status and payload.
+    #[track_caller]
+    pub fn method(&self, module: &str, name: &str, payload: &Value) -> Value {
+        self.skerry(&["method", module, name, &payload.to_string(), "--json"]).json()
+    }
+
     /// A sender that goes on.
     pub fn sender(&self, module: &str, output: &str) -> Sender {
         Sender::start(self.command(), module, output)

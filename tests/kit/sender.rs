@@ -4,8 +4,9 @@
 use std::io::Write;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::device::numbered;
 use crate::stream::Lines;
 
 pub struct Sender {
@@ -27,11 +28,15 @@ impl Sender {
 
     /// Sends `{"seq": n}` for each. False when the runtime is gone.
     pub fn send(&mut self, seqs: impl IntoIterator<Item = u64>) -> bool {
-        let mut text = String::new();
-        for seq in seqs {
-            self.seqs.push(seq);
-            text.push_str(&format!("{}\n", json!({"body": {"seq": seq}})));
-        }
+        let seqs: Vec<u64> = seqs.into_iter().collect();
+        let lines: Vec<Value> = seqs.iter().copied().map(numbered).collect();
+        self.seqs.extend(seqs);
+        self.send_lines(&lines)
+    }
+
+    /// Sends messages of any kind; not to be mixed with `send` when the answers are asked for.
+    pub fn send_lines(&mut self, lines: &[Value]) -> bool {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
         self.input.as_mut().is_some_and(|input| input.write_all(text.as_bytes()).is_ok())
     }
 

@@ -69,7 +69,7 @@ fn a_library_that_is_no_module() {
 #[test]
 fn another_abi() {
     let image = Image::of("filter").with(r#""abi_version":"1."#, r#""abi_version":"9."#);
-    refused(&image, "built for ABI version 9.0.0 (SDK 0.1.0), this runtime speaks 1.0.0");
+    refused(&image, "built for ABI version 9.0.0 (SDK ");
 }
 
 #[test]
@@ -105,8 +105,7 @@ fn a_start_that_fails_or_panics() {
 #[test]
 fn one_that_never_answers() {
     let config = "[modules.silent]\nhang_after = \"1s\"\n";
-    let device =
-        fails(config, "silent", &Image::c_module("silent", "for (;;) pause();"), "killed: one callback lasted");
+    let device = fails(config, "silent", &Image::c_module("silent", "for (;;) pause();"), "killed: one callback lasted");
     wait_for("another try", || (device.module("silent")["generation"].as_u64() >= Some(2)).then_some(()));
 }
 
@@ -130,73 +129,61 @@ fn one_that_writes_rubbish_to_its_link() {
     fails("", "vandal", &Image::c_module("vandal", RUBBISH), "its link carried rubbish");
 }
 
+/// A device with `faulty` beside the filter; `what` it met when it was told to do it with that path.
+fn met(device: &Device, what: &str, path: &std::path::Path) -> String {
+    device.drop_in("faulty.so", &Image::of("faulty"));
+    device.wait_running("faulty");
+    device.method("faulty", what, &json!({"path": path}))["payload"].as_str().unwrap_or_default().to_owned()
+}
+
 #[test]
 fn one_that_reads_the_state_folder() {
     let (device, filter) = device("");
-    let store = device.path("state/store/store.redb");
-    let other = device.path("state/modules/filter");
-    let run = format!(
-        r#"printf("store %s\n", open("{}", O_RDONLY) < 0 ? strerror(errno) : "open");
-           printf("write %s\n", open("{}", O_WRONLY) < 0 ? strerror(errno) : "open");
-           printf("other %s\n", opendir("{}") ? "open" : strerror(errno));
-           printf("make %s\n", open("{}/new", O_CREAT | O_WRONLY, 0600) < 0 ? strerror(errno) : "open");"#,
-        store.display(),
-        store.display(),
-        other.display(),
-        other.display()
-    );
-    assert!(store.exists() && other.exists());
-    device.drop_in("bad.so", &Image::c_module("nosy", &run));
-    device.wait_exit("nosy", "its image does not load");
-    let logged = device.skerry(&["logs", "nosy"]);
-    for what in ["store", "write", "other", "make"] {
-        assert!(logged.out.contains(&format!("{what} Permission denied")), "{logged:?}");
+    for below in ["state/store/store.redb", "state/modules/filter", "state/images", "state/crashes", "state"] {
+        let said = met(&device, "open", &device.path(below));
+        assert!(said.starts_with("Permission denied"), "{below}: {said}");
     }
+    for below in ["state/store/store.redb", "state/new", "state/modules/filter/new", "state/modules/new"] {
+        let said = met(&device, "write", &device.path(below));
+        assert!(said.starts_with("Permission denied"), "{below}: {said}");
+    }
+    assert_eq!(met(&device, "write", &device.path("state/modules/faulty/own")), "allowed");
     assert_eq!(device.running("filter"), Some(filter));
 }
 
 #[test]
 fn one_that_calls_the_control_socket() {
     let (device, filter) = device("");
-    let run = format!(
-        r#"struct sockaddr_un to = {{ AF_UNIX, "{}" }};
-           int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-           if (connect(fd, (struct sockaddr *)&to, sizeof to) < 0) printf("connect %s\n", strerror(errno));
-           else {{
-               char text[4096] = "POST /modules/filter/restart HTTP/1.1\r\nHost: s\r\nContent-Length: 0\r\n\r\n";
-               write(fd, text, strlen(text));
-               text[read(fd, text, sizeof text - 1)] = 0;
-               printf("answer %.12s\n", text);
-           }}"#,
-        device.socket().display()
-    );
-    device.drop_in("bad.so", &Image::c_module("caller", &run));
-    device.wait_exit("caller", "its image does not load");
-    let logged = device.skerry(&["logs", "caller"]);
-    let told = logged.out.contains("connect Permission denied") || logged.out.contains("answer HTTP/1.1 403");
-    assert!(told, "{logged:?}");
+    let said = met(&device, "connect", &device.socket());
+    // Who gets as far as to connect is told so there, and the operator in the log.
+    match said.as_str() {
+        "allowed" => drop(device.wait_log("control socket refused pid=")),
+        said => assert!(said.starts_with("Permission denied"), "{said}"),
+    }
     assert_eq!(device.running("filter"), Some(filter));
 }
 
 #[test]
 fn one_that_claims_another_identity() {
-    let (device, filter) = device(
-        "[routes]\nin = 'FROM /messages/modules/tester/* INTO BrokeredEndpoint(\"/modules/scribe/inputs/input1\")'\nout = 'FROM /messages/modules/scribe/* INTO $upstream'\n",
-    );
-    device.drop_in("scribe.so", &Image::of("scribe"));
-    device.wait_running("scribe");
+    let routes = r#"[routes]
+in = 'FROM /messages/modules/tester/* INTO BrokeredEndpoint("/modules/faulty/inputs/input1")'
+out = 'FROM /messages/modules/faulty/* INTO $upstream'
+"#;
+    let (device, filter) = device(routes);
+    device.drop_in("faulty.so", &Image::of("faulty"));
+    device.wait_running("faulty");
     let tap = device.tap();
-    device.send("tester", "out", &json!({"body": {"do": "claim"}}));
-    let seen = tap.wait("what the scribe sent", |message| message["properties"]["moduleId"] == "ledger");
-    assert_eq!(seen["from"], "/messages/modules/scribe/outputs/tries/", "{seen}");
+    let claims = json!({"connectionModuleId": "filter", "moduleId": "filter", "iothub-connection-module-id": "filter"});
+    device.send("tester", "out", &json!({"body": "x", "properties": claims, "system": {"userId": "filter"}}));
+    // It echoes all of that in its own name, and its own name is what counts.
+    let seen = tap.wait("the echo", |message| message["to"] == json!(["upstream/faulty"]));
+    assert_eq!(seen["from"], "/messages/modules/faulty/outputs/output1/", "{seen}");
     assert_eq!(device.running("filter"), Some(filter));
 }
 
 #[test]
 fn a_module_goes_on_beside_all_of_them() {
-    let (device, _) = device(
-        "[routes]\nin = 'FROM /messages/modules/tester/* INTO BrokeredEndpoint(\"/modules/scribe/inputs/input1\")'\n",
-    );
+    let (device, _) = device("[routes]\nin = 'FROM /messages/modules/tester/* INTO BrokeredEndpoint(\"/modules/scribe/inputs/input1\")'\n");
     device.drop_in("scribe.so", &Image::of("scribe"));
     let scribe = device.wait_running("scribe");
     device.drop_in("a.so", &Image::c_module("vandal", RUBBISH));
