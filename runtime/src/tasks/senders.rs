@@ -9,7 +9,7 @@ use smol::channel::Receiver;
 
 use super::mailbox::Refusal;
 use super::port::{Port, Wire};
-use crate::logic::hub::LinkIx;
+use crate::logic::hub::{LinkIx, Sent};
 use skerry_abi::wire::frame::{Outcome, Parents};
 
 /// Outputs that are sent from by hand; beyond it the links of all that wait for nothing are closed.
@@ -50,8 +50,9 @@ impl Senders {
         if let Wire::Local(waiting) = &*sender.wire {
             waiting.borrow_mut().insert(ticket, answer);
         }
-        let sent = port.turn(|hub, now| hub.publish(now, link, ticket, 0, false, Parents::NONE, record));
-        sent.map_err(|fault| Refusal::new(500, fault.to_string()))?;
+        let sent = Sent { ticket, output: 0, at_once: false, parents: Parents::NONE, record };
+        let taken = port.turn(|hub, now| hub.publish(now, link, sent));
+        taken.map_err(|fault| Refusal::new(500, fault.to_string()))?;
         Ok(answered)
     }
 

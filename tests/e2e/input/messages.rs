@@ -21,7 +21,11 @@ fn device() -> Device {
 fn refused(line: &Value, text: &str) {
     let device = device();
     let answers = device.send_all("tester", "out", &[numbered(1), line.clone(), numbered(2)]);
-    assert_eq!((&answers[0]["outcome"], &answers[2]["outcome"]), (&json!("delivered"), &json!("delivered")), "{answers:?}");
+    assert_eq!(
+        (&answers[0]["outcome"], &answers[2]["outcome"]),
+        (&json!("delivered"), &json!("delivered")),
+        "{answers:?}"
+    );
     let said = answers[1]["error"]["message"].as_str().or(answers[1]["reason"].as_str()).unwrap_or_default();
     assert!(said.contains(text) && !said.contains('\n'), "{}", answers[1]);
     let seen: Vec<Value> = device.book("scribe").iter().map(|line| line["body"]["seq"].clone()).collect();
@@ -37,7 +41,10 @@ fn properties(count: usize) -> Map<String, Value> {
 
 #[test]
 fn over_256_kib() {
-    refused(&json!({"body": "x".repeat(256 * 1024 + 1)}), "message of 262145 bytes (body and properties): the limit is 262144");
+    refused(
+        &json!({"body": "x".repeat(256 * 1024 + 1)}),
+        "message of 262145 bytes (body and properties): the limit is 262144",
+    );
 }
 
 #[test]

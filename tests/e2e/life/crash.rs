@@ -97,7 +97,8 @@ fn killed_from_outside_it_comes_back_later_each_time() {
 
 #[test]
 fn after_too_many_failures_it_stays_down_until_it_is_told_otherwise() {
-    let device = device("[restart]\nbackoff_base = \"1ms\"\nmax_restarts = 2\n[modules.faulty.settings]\nalways = \"exit\"\n");
+    let device =
+        device("[restart]\nbackoff_base = \"1ms\"\nmax_restarts = 2\n[modules.faulty.settings]\nalways = \"exit\"\n");
     // Every delivery ends it.
     let mut sender = device.sender("tester", "faulty");
     sender.send([1]);

@@ -34,6 +34,7 @@ pub use ledger::Ledger;
 pub use persist::{
     BlockWrite, Commit, DeadLetter, LoadRequest, LoadedBlock, LoadedMessage, QueueRow, Restored, RowWrite,
 };
+pub use publish::Sent;
 pub use view::{Overview, QueueView, RouteView, Tapped};
 
 use entry::{Chain, Entries, List, Parent};
