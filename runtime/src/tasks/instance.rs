@@ -15,6 +15,7 @@ use crate::io::crash_report::Crash;
 use crate::io::process::{self, Ended, Host, Spec};
 use crate::io::status_page::Snapshot;
 use crate::logic::hub::LinkIx;
+use crate::logic::log_ring::LogLine;
 use crate::logic::restart::{Due, Limits, Next, Policy, Restart};
 use crate::model::instance::Exit;
 use skerry_abi::wire::frame::{FailureKind, ToHost};
@@ -331,10 +332,18 @@ impl Life {
             Said::Failed { kind, text } => {
                 self.verdict.get_or_insert(Exit::Failed { kind, text });
             }
-            Said::Panicked { text } => self.panic = Some(text),
+            Said::Panicked { text } => self.panicked(text),
             Said::Pong => self.ping = None,
             Said::Stopped => {}
         }
+    }
+
+    /// A callback panicked and was caught: nobody else writes that down.
+    fn panicked(&mut self, text: String) {
+        log::warn!("instance={}/{} {text}", self.slot.name, self.slot.generation.get());
+        let at = self.world.port.now().wall;
+        self.slot.log(LogLine { at, level: 1, stream: "panic".to_owned(), text: text.clone() });
+        self.panic = Some(text);
     }
 
     /// The second frame: twin and folder.
@@ -416,7 +425,7 @@ impl Life {
             Said::Failed { kind, text } => {
                 self.verdict.get_or_insert(Exit::Failed { kind, text });
             }
-            Said::Panicked { text } => self.panic = Some(text),
+            Said::Panicked { text } => self.panicked(text),
             _ => {}
         }
     }
