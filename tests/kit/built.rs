@@ -13,9 +13,12 @@ pub fn program() -> PathBuf {
 /// The file of a plugin, or of an image of the tests.
 pub(crate) fn image_file(name: &str) -> PathBuf {
     let file = format!("lib{}.so", name.replace('-', "_"));
-    let names = [target().join("examples").join(&file), target().join(format!("libskerry_{}.so", name.replace('-', "_")))];
+    let names =
+        [target().join("examples").join(&file), target().join(format!("libskerry_{}.so", name.replace('-', "_")))];
     let found = names.iter().find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("no image {name}: neither {} nor {}", names[0].display(), names[1].display())).clone()
+    found
+        .unwrap_or_else(|| panic!("no image {name}: neither {} nor {}", names[0].display(), names[1].display()))
+        .clone()
 }
 
 /// `target/<profile>`, with everything in it.

@@ -297,9 +297,7 @@ impl Device {
 
     #[track_caller]
     pub fn wait_count(&self, module: &str, what: &str, count: u64) {
-        wait_for(&format!("{count} {what} at {module}"), || {
-            self.queue(module).filter(|queue| queue[what] == count)
-        });
+        wait_for(&format!("{count} {what} at {module}"), || self.queue(module).filter(|queue| queue[what] == count));
     }
 
     /// The processes of its modules, whoever is their parent.

@@ -22,7 +22,8 @@ pub(crate) fn open(socket: &Path, method: &str, path: &str, body: &str) -> Optio
     stream.set_read_timeout(Some(DEADLINE)).ok()?;
     let length = body.len();
     // The server may have refused and gone already.
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: skerry\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: skerry\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
     let _ = stream.write_all(format!("{head}{body}").as_bytes());
     let mut stream = BufReader::new(stream);
     let status = line(&mut stream)?.split(' ').nth(1)?.parse().ok()?;

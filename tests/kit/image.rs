@@ -49,7 +49,8 @@ impl Image {
     /// The newest glibc that it needs is one that there is not yet.
     pub fn with_newest_glibc(self) -> Image {
         let text = String::from_utf8_lossy(&self.0);
-        let needed = (2..100).rev().map(|minor| format!("GLIBC_2.{minor:02}")).find(|name| text.contains(name.as_str()));
+        let needed =
+            (2..100).rev().map(|minor| format!("GLIBC_2.{minor:02}")).find(|name| text.contains(name.as_str()));
         let needed = needed.expect("it needs some glibc");
         self.with(&needed, "GLIBC_9.99")
     }

@@ -8,7 +8,10 @@ fn refused(config: &str, lines: &[&str]) {
     let file = device.path("config.toml").display().to_string();
     let ran = device.start_refused();
     let expected: Vec<String> = lines.iter().map(|line| format!("{file}:{line}")).collect();
-    assert_eq!((ran.code, ran.err.lines().collect::<Vec<_>>()), (Some(2), expected.iter().map(String::as_str).collect()));
+    assert_eq!(
+        (ran.code, ran.err.lines().collect::<Vec<_>>()),
+        (Some(2), expected.iter().map(String::as_str).collect())
+    );
     assert!(!device.path("state").exists() && !device.socket().exists(), "something was started");
 }
 
@@ -64,7 +67,8 @@ fn a_route_that_is_wrong_says_where() {
 
 #[test]
 fn a_condition_with_a_wrong_type_is_found_before_the_first_message() {
-    let device = Device::new("[routes]\nwrong = { route = 'FROM /* WHERE 1 + true > 2 INTO $upstream', priority = 0 }\n");
+    let device =
+        Device::new("[routes]\nwrong = { route = 'FROM /* WHERE 1 + true > 2 INTO $upstream', priority = 0 }\n");
     let ran = device.start_refused();
     assert_eq!(ran.code, Some(2), "{ran:?}");
     let line = ran.err.lines().next().unwrap_or_default();

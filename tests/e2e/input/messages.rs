@@ -21,14 +21,15 @@ fn device() -> Device {
 fn refused(line: &Value, text: &str) {
     let device = device();
     let answers = device.send_all("tester", "out", &[numbered(1), line.clone(), numbered(2)]);
-    assert_eq!((&answers[0]["outcome"], &answers[2]["outcome"]), (&json!("delivered"), &json!("delivered")), "{answers:?}");
+    assert_eq!(
+        (&answers[0]["outcome"], &answers[2]["outcome"]),
+        (&json!("delivered"), &json!("delivered")),
+        "{answers:?}"
+    );
     let said = answers[1]["error"]["message"].as_str().or(answers[1]["reason"].as_str()).unwrap_or_default();
     assert!(said.contains(text) && !said.contains('\n'), "{}", answers[1]);
     let seen: Vec<Value> = device.book("scribe").iter().map(|line| line["body"]["seq"].clone()).collect();
     assert_eq!(seen, [json!(1), json!(2)]);
-    // Alone, it is an exit code as well.
-    let alone = device.send_all("tester", "out", std::slice::from_ref(&numbered(3)));
-    assert_eq!(alone[0]["outcome"], "delivered");
 }
 
 fn properties(count: usize) -> Map<String, Value> {
@@ -37,7 +38,10 @@ fn properties(count: usize) -> Map<String, Value> {
 
 #[test]
 fn over_256_kib() {
-    refused(&json!({"body": "x".repeat(256 * 1024 + 1)}), "message of 262145 bytes (body and properties): the limit is 262144");
+    refused(
+        &json!({"body": "x".repeat(256 * 1024 + 1)}),
+        "message of 262145 bytes (body and properties): the limit is 262144",
+    );
 }
 
 #[test]
@@ -70,10 +74,13 @@ fn what_is_no_message() {
     let device = device();
     let ran = device.skerry(&["send", "scribe", "output2", "--body", "x"]);
     assert!(ran.code == Some(1) && ran.err.contains("did you mean \"output1\"?"), "{ran:?}");
-    let answers = device.send_all("tester", "out", &[json!({"boddy": 1}), json!([1]), numbered(1)]);
-    assert!(answers[0].to_string().contains("did you mean"), "{answers:?}");
-    assert!(answers[1].to_string().contains("expected an object"), "{answers:?}");
-    assert_eq!(answers[2]["outcome"], "delivered");
+    let answers = device.send_all("tester", "out", &[numbered(1), json!({"boddy": 1}), json!([1]), numbered(2)]);
+    assert!(answers[1].to_string().contains("did you mean"), "{answers:?}");
+    assert!(answers[2].to_string().contains("expected an object"), "{answers:?}");
+    assert_eq!((&answers[0]["outcome"], &answers[3]["outcome"]), (&json!("delivered"), &json!("delivered")));
+    // When there is no good one before it, it is the whole that fails.
+    let ran = device.skerry(&["send", "scribe", "output1", "--body", &"x".repeat(100_000), "--property", "=v"]);
+    assert!(ran.code == Some(1) && ran.err.lines().count() == 1, "{:?} {}", ran.code, ran.err);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use skerry_tests::{Device, Image, Random, numbered, rounds};
+use skerry_tests::{Device, Image, Random, numbered, rounds, wait_for};
 
 /// tester -> scribe (passes on) -> ledger, which is not there until the end.
 const CHAIN: &str = r#"[modules.scribe]
@@ -146,9 +146,11 @@ long = { route = 'FROM /messages/modules/tester/outputs/long INTO BrokeredEndpoi
     assert_eq!(device.send("tester", "long", &numbered(2))["outcome"], "durable");
     device.kill();
     device.start();
-    device.wait_count("ledger", "expired", 1);
+    wait_for("two seconds", || (device.status()["uptimeSeconds"].as_u64() >= Some(2)).then_some(()));
     device.drop_in("ledger.so", &Image::scribe_named("ledger"));
     device.wait_book("ledger", "the long one", |line| line["body"]["seq"] == 2);
     assert_eq!(device.book("ledger").len(), 1);
     device.wait_count("ledger", "accepted", 2);
+    device.wait_count("ledger", "delivered", 1);
+    device.wait_count("ledger", "expired", 1);
 }

@@ -105,7 +105,9 @@ fn a_kill_takes_the_modules_along() {
 
 #[test]
 fn a_module_that_does_not_stop_is_killed() {
-    let mut device = Device::new("[routes]\nin = 'FROM /messages/modules/tester/* INTO BrokeredEndpoint(\"/modules/faulty/inputs/input1\")'\n");
+    let mut device = Device::new(
+        "[routes]\nin = 'FROM /messages/modules/tester/* INTO BrokeredEndpoint(\"/modules/faulty/inputs/input1\")'\n",
+    );
     device.drop_in("faulty.so", &Image::of("faulty"));
     device.start();
     let faulty = device.wait_running("faulty");
