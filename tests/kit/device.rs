@@ -186,10 +186,11 @@ impl Device {
         answers
     }
 
-    /// A direct method of a module: its status and payload.
+    /// A direct method of a module: its status and payload, or why there is none.
     #[track_caller]
     pub fn method(&self, module: &str, name: &str, payload: &Value) -> Value {
-        self.skerry(&["method", module, name, &payload.to_string(), "--json"]).json()
+        let ran = self.skerry(&["method", module, name, &payload.to_string(), "--json"]);
+        if ran.out.is_empty() { json!({"error": ran.err}) } else { ran.json() }
     }
 
     /// A sender that goes on.
@@ -259,6 +260,14 @@ impl Device {
         })
     }
 
+    /// Waits for a line in the module's own log.
+    #[track_caller]
+    pub fn wait_logged(&self, module: &str, text: &str) {
+        wait_for(&format!("{text:?} in the log of {module}"), || {
+            self.skerry(&["logs", module]).out.contains(text).then_some(())
+        });
+    }
+
     #[track_caller]
     pub fn wait_log(&self, text: &str) -> String {
         self.log.wait(&format!("a line with {text:?}"), |lines| lines.iter().find(|l| l.contains(text)).cloned())
@@ -280,11 +289,15 @@ impl Device {
         wait_for(&format!("{what} in the book of {module}"), || self.book(module).into_iter().find(|line| fits(line)))
     }
 
-    /// The sum over the queues of that endpoint.
-    pub fn count(&self, endpoint: &str, what: &str) -> u64 {
-        let status = self.status();
-        let queues = status["queues"].as_array().cloned().unwrap_or_default();
-        queues.iter().filter(|q| q["endpoint"] == *endpoint).filter_map(|q| q[what].as_u64()).sum()
+    /// The queue of a module's only input and only priority, with its counts.
+    pub fn queue(&self, module: &str) -> Option<Value> {
+        let endpoint = format!("modules/{module}/inputs/input1");
+        self.status()["queues"].as_array()?.iter().find(|queue| queue["endpoint"] == *endpoint).cloned()
+    }
+
+    #[track_caller]
+    pub fn wait_count(&self, module: &str, what: &str, count: u64) {
+        wait_for(&format!("{count} {what} at {module}"), || self.queue(module).filter(|queue| queue[what] == count));
     }
 
     /// The processes of its modules, whoever is their parent.

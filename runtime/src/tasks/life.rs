@@ -14,6 +14,7 @@ use crate::io::crash_report::Crash;
 use crate::io::process::{self, Ended, Host};
 use crate::io::status_page::Snapshot;
 use crate::logic::hub::LinkIx;
+use crate::logic::log_ring::LogLine;
 use crate::logic::restart::{Due, Restart};
 use crate::model::instance::Exit;
 use skerry_abi::wire::frame::ToHost;
@@ -73,7 +74,7 @@ impl Life {
         world.port.connect(link, Rc::new(Wire::Socket { stream: Rc::clone(&stream), full }));
         let mut tasks = Vec::new();
         for (name, pipe) in pipes {
-            let pipe = smol::Unblock::new(std::fs::File::from(pipe));
+            let pipe = Async::new(std::fs::File::from(pipe))?;
             tasks.push(world.executor.spawn(super::reader::capture(Rc::clone(world), Rc::clone(slot), name, pipe)));
         }
         tasks.push(world.executor.spawn(write_rest(Rc::clone(world), link, Rc::clone(&stream), fulls)));
@@ -216,10 +217,18 @@ impl Life {
             Said::Failed { kind, text } => {
                 self.verdict.get_or_insert(Exit::Failed { kind, text });
             }
-            Said::Panicked { text } => self.panic = Some(text),
+            Said::Panicked { text } => self.panicked(text),
             Said::Pong => self.ping = None,
             Said::Stopped => {}
         }
+    }
+
+    /// A callback panicked and was caught: nobody else writes that down.
+    fn panicked(&mut self, text: String) {
+        log::warn!("instance={}/{} {text}", self.slot.name, self.slot.generation.get());
+        let at = self.world.port.now().wall;
+        self.slot.log(LogLine { at, level: 1, stream: "panic".to_owned(), text: text.clone() });
+        self.panic = Some(text);
     }
 
     /// The second frame: twin and folder.
@@ -301,7 +310,7 @@ impl Life {
             Said::Failed { kind, text } => {
                 self.verdict.get_or_insert(Exit::Failed { kind, text });
             }
-            Said::Panicked { text } => self.panic = Some(text),
+            Said::Panicked { text } => self.panicked(text),
             _ => {}
         }
     }

@@ -31,7 +31,7 @@ fn messages_flow_through_the_filter() {
     let book: Vec<Value> = device.book("scribe").iter().map(|line| line["body"]["temperature"].clone()).collect();
     assert_eq!(book, [26, 27, 28, 29].map(Value::from));
     let alert = tap.wait("an alert", |message| message["properties"]["alert"] == "temperature");
-    assert_eq!(alert["to"], json!(["scribe/input1"]), "{alert}");
+    assert_eq!(alert["to"], json!(["modules/scribe/inputs/input1"]), "{alert}");
     // With the threshold the flow changes.
     device.skerry(&["twin", "set", "filter", r#"{"threshold": 100}"#]);
     device.send_all("tester", "out", &lines);
@@ -71,7 +71,7 @@ fn when_the_consumer_is_gone_it_is_written() {
     wait_for("the scribe is gone", || device.module("scribe").is_null().then_some(()));
     let answer = device.send("tester", "out", &json!({"body": {"temperature": 99}}));
     assert!(matches!(answer["outcome"].as_str(), Some("durable" | "delivered")), "{answer}");
-    wait_for("one in the queue", || (device.count("scribe/input1", "pending") == 1).then_some(()));
+    device.wait_count("scribe", "pending", 1);
     device.drop_in("scribe.so", &Image::of("scribe"));
     device.wait_book("scribe", "it", |line| line["body"]["temperature"] == 99);
 }
