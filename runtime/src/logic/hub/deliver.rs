@@ -148,6 +148,7 @@ impl Hub {
         let attempts = target.attempts;
         let queue = &mut self.queues[queue_ix as usize];
         queue.ledger.refused += 1;
+        queue.rewinding = queue.flying > 0;
         queue.changed = true;
         self.attempts.insert((queue.id, seq), attempts);
         if let Some(link) = self.link_mut(ix) {
@@ -178,7 +179,7 @@ impl Hub {
         let wait = Duration::from_millis(25u64.saturating_mul(4u64.saturating_pow(u32::from(attempts))).min(30_000));
         let until = now.mono.after(wait);
         let queue = &mut self.queues[queue as usize];
-        queue.held_until = queue.held_until.max(until);
+        queue.held_until = queue.held_until.max(Some(until));
     }
 
     fn put_back(&mut self, queue: QueueIx, key: Key) {
@@ -208,7 +209,9 @@ impl Hub {
             FlightState::Open => {
                 link.flying -= 1;
                 link.flying_bytes -= bytes;
-                self.queues[left.queue as usize].flying -= 1;
+                let queue = &mut self.queues[left.queue as usize];
+                queue.flying -= 1;
+                queue.rewinding &= queue.flying > 0;
             }
             FlightState::Deferred => link.deferred -= 1,
             FlightState::Done | FlightState::Closed => {}
@@ -228,7 +231,7 @@ impl Hub {
         }
         let count = link.queues.len();
         let mut turn = link.turn;
-        while self.link(ix).is_some_and(|l| l.has_room()) {
+        while self.link(ix).is_some_and(|l| l.has_room(self.config.memory_bytes)) {
             let Some(queue) = self.pick(ix, &mut turn, count, now) else { break };
             self.deliver_one(now, ix, queue);
         }

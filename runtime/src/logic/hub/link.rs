@@ -89,9 +89,10 @@ impl Link {
         }
     }
 
-    pub fn has_room(&self) -> bool {
+    /// `memory_bytes` is the hub's whole; what flies may take an eighth of it.
+    pub fn has_room(&self, memory_bytes: u64) -> bool {
         self.flying < WINDOW_MESSAGES
-            && self.flying_bytes < WINDOW_BYTES
+            && self.flying_bytes < WINDOW_BYTES.min(memory_bytes / 8)
             && self.deferred < crate::model::limits::DEFERRED_MAX
     }
 

@@ -4,6 +4,7 @@
 //! Its shell calls `publish`, `complete`, `open_link` … with the time, then [`Hub::end_turn`], then writes what
 //! [`Hub::take_output`] has, commits what [`Hub::poll_commit`] gives and reads what [`Hub::poll_load`] asks for.
 
+mod backlog;
 mod deliver;
 mod entry;
 mod ledger;
@@ -13,8 +14,11 @@ mod publish;
 mod queue;
 mod routes;
 mod settle;
+mod stored;
 mod view;
 
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod tests;
 
@@ -113,7 +117,7 @@ pub struct Hub {
     next_seq: u64,
     next_block: u64,
     /// How much of each (queue, block) is settled, for blocks with messages in memory.
-    blocks: BTreeMap<(QueueIx, u64), persist::BlockState>,
+    blocks: BTreeMap<(QueueIx, u64), stored::BlockState>,
     dirty_blocks: Vec<(QueueIx, u64)>,
     dirty_since: Option<Mono>,
     dying: Vec<settle::Dying>,
@@ -221,10 +225,10 @@ impl Hub {
 
     /// When something is due without an event.
     pub fn next_timeout(&self, now: Now) -> Mono {
-        let mut due = self.next_commit_at(now);
+        let mut due = self.next_commit_at();
         for queue in &self.queues {
-            if queue.held_until > now.mono && !queue.head.is_empty() && queue.consumer.is_some() {
-                due = due.min(queue.held_until);
+            if let Some(until) = queue.held_until.filter(|_| queue.consumer.is_some()) {
+                due = due.min(until);
             }
             if queue.next_expiry != crate::model::time::Age::NEVER {
                 // Not to the millisecond: expiry frees memory, and is checked again at delivery.
@@ -241,11 +245,12 @@ impl Hub {
             if self.queues[ix].next_expiry <= now.age {
                 self.expire(now, ix as QueueIx);
             }
-            if let Some((link, _)) = self.queues[ix].consumer
-                && !self.queues[ix].head.is_empty()
-                && self.queues[ix].held_until <= now.mono
-            {
-                self.mark_dirty(link);
+            let queue = &mut self.queues[ix];
+            if queue.held_until.is_some_and(|until| until <= now.mono) {
+                queue.held_until = None;
+                if let Some((link, _)) = queue.consumer {
+                    self.mark_dirty(link);
+                }
             }
         }
     }

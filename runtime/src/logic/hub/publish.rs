@@ -138,7 +138,11 @@ impl Hub {
             self.answer(ix, ticket, Outcome::NoRoute, "");
             return Ok(());
         }
-        if let Some(reason) = self.no_place(&targets) {
+        // What a module sends while it handles a message is taken all the same, and waits: refused, it would come again
+        // behind what the module did since. Its credit bounds it, and its input is not done until it is safe.
+        if parents.is_empty()
+            && let Some(reason) = self.no_place(&targets)
+        {
             return self.refuse(ix, ticket, &reason);
         }
         self.admit(now, ix, ticket, source, at_once, parents, bytes, targets);

@@ -36,8 +36,10 @@ pub(super) struct Queue {
     pub stream: u32,
     /// One at a time until one succeeds, because the consumer died with a message in its hands.
     pub careful: bool,
+    /// A message was refused: nothing is delivered until the consumer has given back all that came after it.
+    pub rewinding: bool,
     /// Nothing is delivered before this, because a message was refused a moment ago.
-    pub held_until: Mono,
+    pub held_until: Option<Mono>,
     pub last_ack: Mono,
     /// No message in memory expires before this.
     pub next_expiry: Age,
@@ -61,7 +63,8 @@ impl Queue {
             flying: 0,
             stream: 0,
             careful: false,
-            held_until: Mono(0),
+            rewinding: false,
+            held_until: None,
             last_ack: Mono(0),
             next_expiry: Age::NEVER,
             ledger: Ledger::default(),
@@ -76,7 +79,7 @@ impl Queue {
         if self.gap.is_some() { self.tail.push_back(key) } else { self.head.push_back(key) }
     }
 
-    /// A message that comes back from its consumer: to its old place.
+    /// A message that comes back, from its consumer or from disk: to its old place.
     pub fn put_back(&mut self, entries: &Entries, key: Key) {
         let entry = &entries[key];
         self.bytes += entry.bytes();
@@ -108,7 +111,9 @@ impl Queue {
 
     /// The oldest message waits for nothing but its consumer.
     pub fn can_deliver(&self, now: Mono) -> bool {
-        !self.head.is_empty() && self.held_until <= now && !(self.careful && self.flying > 0)
+        !self.head.is_empty()
+            && self.held_until.is_none_or(|until| until <= now)
+            && !((self.careful || self.rewinding) && self.flying > 0)
     }
 
     /// Once nothing lies between them any more, head and tail are one.

@@ -15,7 +15,7 @@ fn record(body: &str) -> Vec<u8> {
 }
 
 /// `a/out -> b/in`, `b/out -> c/in`.
-fn chain() -> RouteTable {
+pub(super) fn chain() -> RouteTable {
     let route =
         |name: &str, text: &str| NamedRoute { name: name.into(), text: text.into(), priority: None, ttl_secs: None };
     RouteTable::new([

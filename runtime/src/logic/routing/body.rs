@@ -2,6 +2,7 @@
 //! Must never fail a route: whatever is wrong makes the value undefined, with a reason that `explain` can show.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::json::{self, Broken, Node, Tape};
@@ -109,10 +110,10 @@ impl<'a> Document<'a> {
                 let mut found = None;
                 let mut key = at + 1;
                 while key < end as usize {
-                    if let Node::Key(piece) = self.tape.nodes[key] {
-                        if self.tape.piece(&self.text, piece) == &**name {
-                            found = Some(key + 1);
-                        }
+                    if let Node::Key(piece) = self.tape.nodes[key]
+                        && self.tape.piece(&self.text, piece) == &**name
+                    {
+                        found = Some(key + 1);
                     }
                     key = self.tape.after(key + 1);
                 }
@@ -132,22 +133,19 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The values of an object's members; of several with one name, the last.
+    /// The values of an object's members; of several with one name, the last. A map, since a body may have a hundred
+    /// thousand members and comparing each with each would hold up the hub.
     fn members(&self, at: usize) -> Vec<usize> {
         let Node::Object { end } = self.tape.nodes[at] else { return Vec::new() };
-        let mut all: Vec<(&str, usize)> = Vec::new();
+        let mut all: BTreeMap<&str, usize> = BTreeMap::new();
         let mut key = at + 1;
         while key < end as usize {
             if let Node::Key(piece) = self.tape.nodes[key] {
-                let name = self.tape.piece(&self.text, piece);
-                match all.iter_mut().find(|(other, _)| *other == name) {
-                    Some(seen) => seen.1 = key + 1,
-                    None => all.push((name, key + 1)),
-                }
+                all.insert(self.tape.piece(&self.text, piece), key + 1);
             }
             key = self.tape.after(key + 1);
         }
-        all.into_iter().map(|(_, value)| value).collect()
+        all.into_values().collect()
     }
 }
 

@@ -66,7 +66,7 @@ pub(super) fn read(text: &str) -> Result<Tape, Broken> {
         bytes: text.as_bytes(),
         at: 0,
         depth: 0,
-        tape: Tape { nodes: Vec::new(), unescaped: String::new() },
+        tape: Tape { nodes: Vec::with_capacity(text.len().min(4096) / 6), unescaped: String::new() },
     };
     reader.blank()?;
     if reader.peek() != Some(b'{') {
@@ -107,6 +107,7 @@ impl Reader<'_> {
     fn blank(&mut self) -> Read {
         loop {
             match self.peek() {
+                Some(b'!'..=b'.' | b'0'..=b'~') => return Ok(()),
                 Some(b' ' | b'\t' | b'\n' | b'\r' | 0x0B | 0x0C) => self.at += 1,
                 Some(b'/') => self.comment()?,
                 Some(0x80..) => match self.text[self.at..].chars().next() {
@@ -255,11 +256,10 @@ impl Reader<'_> {
 
     fn number(&mut self) -> Read {
         let rest = &self.text[self.at..];
-        let length = rest
-            .find(|c: char| !(c.is_ascii_hexdigit() || matches!(c, 'x' | 'X' | '+' | '-' | '.')))
-            .unwrap_or(rest.len());
+        let part = |b: &u8| b.is_ascii_hexdigit() || matches!(b, b'x' | b'X' | b'+' | b'-' | b'.');
+        let length = rest.bytes().position(|b| !part(&b)).unwrap_or(rest.len());
         let number = &rest[..length];
-        if !separates(rest[length..].as_bytes()) {
+        if !separates(&rest.as_bytes()[length..]) {
             return self.fail("a number is followed by something else");
         }
         let Some(value) = to_number(number) else { return self.fail("not a number") };
@@ -271,13 +271,13 @@ impl Reader<'_> {
     fn string(&mut self, quote: u8) -> Read<Piece> {
         self.at += 1;
         let from = self.at;
-        loop {
-            match self.peek() {
-                None => return self.fail("a text in the JSON is not closed"),
-                Some(b) if b == quote => break,
-                Some(b'\\') => return self.escaped(quote, from),
-                Some(_) => self.at += 1,
-            }
+        let rest = &self.bytes[from..];
+        match rest.iter().position(|b| *b == quote || *b == b'\\') {
+            None => return self.fail("a text in the JSON is not closed"),
+            Some(length) => self.at += length,
+        }
+        if self.peek() == Some(b'\\') {
+            return self.escaped(quote, from);
         }
         let piece = Piece { from: from as u32, length: (self.at - from) as u32, unescaped: false };
         self.at += 1;
@@ -326,11 +326,12 @@ impl Reader<'_> {
         let Some(unit) = self.hex4(self.at + 2) else { return self.fail("\\u needs four hex digits") };
         self.at += 6;
         let mut c = char::from_u32(unit);
-        if (0xD800..0xDC00).contains(&unit) && self.bytes[self.at..].starts_with(b"\\u") {
-            if let Some(low @ 0xDC00..0xE000) = self.hex4(self.at + 2) {
-                c = char::from_u32(0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00));
-                self.at += 6;
-            }
+        if (0xD800..0xDC00).contains(&unit)
+            && self.bytes[self.at..].starts_with(b"\\u")
+            && let Some(low @ 0xDC00..0xE000) = self.hex4(self.at + 2)
+        {
+            c = char::from_u32(0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00));
+            self.at += 6;
         }
         self.tape.unescaped.push(c.unwrap_or('\u{fffd}'));
         Ok(())

@@ -87,7 +87,7 @@ fn scan(text: &str) -> Option<f64> {
 fn head(bytes: &[u8], seen: &mut Scan) -> usize {
     let mut at = 0;
     while let Some(&b) = bytes.get(at) {
-        if white(b) && !(seen.sign && !seen.currency) {
+        if white(b) && (!seen.sign || seen.currency) {
             at += 1;
         } else if matches!(b, b'+' | b'-') && !seen.sign {
             seen.sign = true;

@@ -74,13 +74,19 @@ pub(super) fn condition(text: &str) -> Result<Parsed, Fault> {
     if tokens[0].kind == Kind::End {
         return Ok(Parsed { expr: None, soft: None, next: 0 });
     }
-    condition_at(text, &tokens, 0)
+    parse(text, &tokens, 0, false)
 }
 
 /// A condition inside a route, from the token with that index.
 pub(super) fn condition_at(text: &str, tokens: &[Token], at: usize) -> Result<Parsed, Fault> {
-    let mut parser = Parser { text, tokens, at, open: 0, depth: 0, soft: None };
+    parse(text, tokens, at, true)
+}
+
+fn parse(text: &str, tokens: &[Token], at: usize, in_route: bool) -> Result<Parsed, Fault> {
+    let mut parser = Parser { text, tokens, at, in_route, open: 0, depth: 0, soft: None };
+    let from = at;
     let expr = parser.expression(0)?;
+    parser.close_too_many(from);
     Ok(Parsed { expr: Some(expr), soft: parser.soft, next: parser.at })
 }
 
@@ -88,6 +94,7 @@ struct Parser<'a> {
     text: &'a str,
     tokens: &'a [Token],
     at: usize,
+    in_route: bool,
     /// Brackets that wait for their `)`.
     open: usize,
     depth: usize,
@@ -215,6 +222,32 @@ impl Parser<'_> {
         self.make(Shape::Nested(Box::new(inner)), open.from, depth)
     }
 
+    /// A `)` after a complete condition. The field takes it for text that follows, and so ignores it, unless its grammar
+    /// finds an earlier bracket to give it to (two that close in a row) or an operator behind it.
+    fn close_too_many(&mut self, from: usize) {
+        let token = self.token();
+        if token.kind != Kind::Close {
+            return;
+        }
+        let closes = |token: &Token| token.kind == Kind::Close;
+        let taken = &self.tokens[from..self.at];
+        let after_call = taken.last().is_some_and(closes);
+        let behind = self.tokens[self.at + 1].kind;
+        let refused = if after_call {
+            taken.iter().rev().nth(1).is_some_and(closes)
+                || binary(behind).is_some()
+                || matches!(behind, Kind::Unknown | Kind::Close)
+        } else {
+            taken.windows(2).any(|pair| pair.iter().all(closes))
+        };
+        if refused {
+            self.soft(token.from, "this ')' closes nothing: remove it".to_owned());
+            self.take();
+        } else if self.in_route && after_call {
+            self.take();
+        }
+    }
+
     fn extra_close(&mut self) {
         if self.open == 0 && self.token().kind == Kind::Close {
             let token = self.take();
@@ -249,7 +282,6 @@ impl Parser<'_> {
             ));
         }
         self.take();
-        self.extra_close();
         let depth = 1 + arguments.iter().map(|a| a.depth).max().unwrap_or(0);
         self.make(Shape::Call { name, arguments }, name.from, depth)
     }

@@ -95,7 +95,11 @@ pub fn parse_route(text: &str) -> Result<ParsedRoute, RouteError> {
     let condition = condition::compile(&parts.condition)
         .map_err(|fault| error(column(text, parts.condition_at + fault.at), fault.message, FaultKind::Condition))?;
     let sink = resolve(&parts.sink).map_err(|message| error(parts.sink_column, message, FaultKind::Sink))?;
-    let warnings = warn::route(text, &parts);
+    let mut warnings = warn::route(text, &parts);
+    if let Some(trailing) = condition.trailing() {
+        let message = "the rest of the condition from here is ignored: remove the ')' too many".to_owned();
+        warnings.push(Warning { column: parts.condition_column + trailing - 1, message });
+    }
     Ok(ParsedRoute { source: parts.source, condition, sink, warnings })
 }
 

@@ -91,10 +91,10 @@ pub struct RecordSubject<'a> {
 impl Subject for RecordSubject<'_> {
     fn application(&self, name: &str) -> Held<'_> {
         for (key, value) in self.record.properties() {
-            if let Key::Application(found) = key {
-                if same_name(found, name) {
-                    return value.map_or(Held::Null, Held::Text);
-                }
+            if let Key::Application(found) = key
+                && same_name(found, name)
+            {
+                return value.map_or(Held::Null, Held::Text);
             }
         }
         Held::Absent
@@ -142,5 +142,50 @@ impl RecordSubject<'_> {
             }
         }
         if system == System::MessageSchema { self.envelope.message_type.into() } else { Held::Absent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skerry_abi::wire::record::Writer;
+
+    #[test]
+    fn a_record_and_its_envelope_answer_by_the_names_of_the_language() {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes);
+        writer.system(System::CorrelationId, Some("c-1"));
+        writer.system(System::ContentType, Some("application/json"));
+        writer.system(System::UserId, None);
+        writer.application("Level", Some("high"));
+        writer.application("messageId", None);
+        writer.application("outputName", Some("forged"));
+        writer.finish(b"{}").unwrap();
+        let record = Record::parse(&bytes).unwrap();
+        let envelope = Envelope { device_id: "d", module_id: Some("m"), output: Some("o"), ..Envelope::default() };
+        let subject = RecordSubject { record, envelope };
+        for (name, value) in [
+            ("cid", Held::Text("c-1")),
+            ("correlationId", Held::Absent),
+            ("CONTENTTYPE", Held::Text("application/json")),
+            ("userId", Held::Null),
+            ("connectionDeviceId", Held::Text("d")),
+            ("connectionModuleId", Held::Text("m")),
+            ("outputName", Held::Text("o")),
+            ("edgeHubOriginInterface", Held::Text("internal")),
+            ("enqueuedTime", Held::Absent),
+            ("messageType", Held::Absent),
+            ("messageId", Held::Absent),
+            ("level", Held::Absent),
+        ] {
+            assert_eq!(subject.system(name), value, "{name}");
+        }
+        assert_eq!(subject.application("LEVEL"), Held::Text("high"));
+        assert_eq!(subject.application("messageid"), Held::Null);
+        assert_eq!(subject.application("cid"), Held::Absent);
+        let twin = Envelope { message_type: Some("twinChangeNotification"), downstream: true, ..envelope };
+        let subject = RecordSubject { record, envelope: twin };
+        assert_eq!(subject.system("messageSchema"), Held::Text("twinChangeNotification"));
+        assert_eq!(subject.system("edgeHubOriginInterface"), Held::Text("downstream"));
     }
 }

@@ -212,3 +212,67 @@ pub fn normal_source(source: &str) -> String {
 pub(super) fn source_matches(route: &str, message: &str) -> bool {
     starts_with_name(message, route)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::routing::{Held, Subject};
+
+    struct Level(&'static str);
+
+    impl Subject for Level {
+        fn application(&self, name: &str) -> Held<'_> {
+            if name == "level" { Held::Text(self.0) } else { Held::Absent }
+        }
+        fn system(&self, _: &str) -> Held<'_> {
+            Held::Absent
+        }
+        fn body(&self) -> &[u8] {
+            b""
+        }
+    }
+
+    fn named(name: &str, text: &str, priority: Option<u32>, ttl_secs: Option<u64>) -> NamedRoute {
+        NamedRoute { name: name.to_owned(), text: text.to_owned(), priority, ttl_secs }
+    }
+
+    #[test]
+    fn one_target_an_endpoint_with_the_smallest_priority_and_its_ttl() {
+        let mut table = RouteTable::new([
+            named("all", "FROM /messages/* INTO $upstream", None, Some(60)),
+            named("high", "FROM /messages/modules/m/* WHERE level = 'high' INTO $UPSTREAM", Some(1), Some(0)),
+            named("local", "FROM /* INTO BrokeredEndpoint(\"/modules/b/inputs/i\")", Some(9), Some(5)),
+            named("same", "FROM /* INTO brokeredendpoint('a/b/c/i')", None, None),
+            named("other", "FROM /messages/modules/n INTO $upstream", Some(0), None),
+            named("odd", "FROM /messages WHERE missing = 'x' INTO $upstream", Some(0), None),
+        ])
+        .unwrap();
+        let module = |input: &str| Sink::Module { module: "b".to_owned(), input: input.to_owned() };
+        assert_eq!(table.endpoints(), [Sink::Upstream, module("i")]);
+        let high = table.resolve("/messages/modules/m/outputs/o", &View::new(&Level("high")));
+        let target = |endpoint, priority, ttl_secs, route| Target { endpoint, priority, ttl_secs, route };
+        assert_eq!(high, [target(0, 1, None, 1), target(1, 9, Some(5), 2)]);
+        let low = table.resolve("/messages/modules/M/outputs/o/", &View::new(&Level("low")));
+        assert_eq!(low, [target(1, 9, Some(5), 2), target(0, PRIORITY_DEFAULT, Some(60), 0)]);
+        let twin = table.resolve("/twinChangeNotifications/", &View::new(&Level("high")));
+        assert_eq!(twin, [target(1, 9, Some(5), 2)]);
+        assert_eq!(table.counts(1), Counts { matched: 1, unmatched: 1, undefined: 0 });
+        assert_eq!(table.counts(5), Counts { matched: 0, unmatched: 0, undefined: 2 });
+        assert_eq!(table.counts(4), Counts::default());
+    }
+
+    #[test]
+    fn one_wrong_route_refuses_the_set() {
+        let good = || named("good", "FROM /* INTO $upstream", None, None);
+        let check = |bad: NamedRoute, text: &str| {
+            let error = RouteTable::new([good(), bad]).err().unwrap().to_string();
+            assert!(error.starts_with(text), "{error}");
+        };
+        check(named("r", "FROM /* WHERE a > 5 INTO $upstream", None, None), "route r, column 17: '>' compares");
+        check(named("r", "FROM /* INTO $upstream", Some(10), None), "route r: priority 10: allowed are 0");
+        check(named("r", "", None, None), "route r, column 1: the route is empty");
+        check(good(), "route good: the name is given twice");
+        assert!(RouteTable::new([good()]).unwrap().candidates("/messages/").routes().eq([0]));
+        assert!(RouteTable::default().candidates("/messages/").is_empty());
+    }
+}

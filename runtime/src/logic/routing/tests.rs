@@ -154,10 +154,11 @@ fn our_rows() {
         let line = line.trim();
         if let Some(message) = line.strip_prefix("message ") {
             sample = Sample::new(&serde_json::from_str(message).unwrap_or_else(|e| panic!("line {}: {e}", number + 1)));
-        } else if !line.is_empty() && !line.starts_with('#') {
-            if let Err(failure) = check_line(&sample, line) {
-                failures.push(format!("{}: {failure}", number + 1));
-            }
+        } else if !line.is_empty()
+            && !line.starts_with('#')
+            && let Err(failure) = check_line(&sample, line)
+        {
+            failures.push(format!("{}: {failure}", number + 1));
         }
     }
     report(failures);

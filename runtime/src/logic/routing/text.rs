@@ -21,7 +21,7 @@ fn unit_rank(byte: u8) -> u8 {
 
 /// Names are equal ignoring case: each character by its one-to-one upper case, no language rules.
 pub(super) fn same_name(a: &str, b: &str) -> bool {
-    if a.len() == b.len() && a.eq_ignore_ascii_case(b) {
+    if a.eq_ignore_ascii_case(b) {
         return true;
     }
     if a.is_ascii() || b.is_ascii() {

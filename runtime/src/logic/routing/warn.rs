@@ -94,10 +94,10 @@ fn produced(source: &str) -> bool {
     match items.next() {
         None | Some("") => true,
         Some("twinchangenotifications") => items.next().is_none(),
-        Some("messages") => match (items.next(), items.next(), items.next(), items.next(), items.next()) {
-            (None, ..) | (Some("modules"), _, None, ..) | (Some("modules"), _, Some("outputs"), _, None) => true,
-            _ => false,
-        },
+        Some("messages") => matches!(
+            (items.next(), items.next(), items.next(), items.next(), items.next()),
+            (None, ..) | (Some("modules"), _, None, ..) | (Some("modules"), _, Some("outputs"), _, None)
+        ),
         Some(_) => false,
     }
 }

@@ -1,0 +1,1 @@
+//! What runs on a device, how it ends, and how it comes back.
