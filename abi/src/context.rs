@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Borrow,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     path::Path,
     sync::{Arc, Mutex},
     thread::JoinHandle,
@@ -19,8 +19,8 @@ use crate::{
     error::{AnswerError, SendError},
     message::Message,
     panics,
-    raw::{HostBox, answer, ask, publish, sent, space},
-    receipt::{Pending, Receipt, Stopped, span_ms, text, there},
+    raw::{HostBox, Sent, answer, ask, publish, sent, space},
+    receipt::{Pending, Receipt, Room, Stopped, span_ms, text, there},
     twin::{Twin, TwinState},
     wire::frame::FailureKind,
 };
@@ -69,7 +69,7 @@ thread_local! {
     /// The instance whose thread this is: for `Message::defer`, and for the logger.
     static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
     /// Where messages are encoded, so that a send allocates nothing.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// A scratch buffer that grew beyond this is given back, bytes.
@@ -113,6 +113,24 @@ impl Context {
     /// As `send`; `NoCredit` also outside of callbacks.
     pub fn try_send(&self, output: &str, message: impl Borrow<Message>) -> Result<Receipt, SendError> {
         self.publish(output, message.borrow(), publish::TRY, &[])
+    }
+
+    /// A future that ends when there is credit again, for tasks, which must not block their executor in
+    /// [`send`](Context::send). Somebody else may have taken the credit by the time of the `try_send`. Ends at the stop, too.
+    ///
+    /// ```no_run
+    /// # use skerry_abi::*;
+    /// # async fn example(cx: Context, message: Message) -> Result<Receipt, SendError> {
+    /// loop {
+    ///     match cx.try_send("output1", &message) {
+    ///         Err(SendError::NoCredit) => cx.room().await,
+    ///         other => break other,
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn room(&self) -> Room {
+        Room(self.ask_for(ask::CREDIT))
     }
 
     /// Sends a message that stands for others: the deferred inputs complete when it is safe, in one step with it.
@@ -187,12 +205,12 @@ impl Context {
 
     /// Sleeps, but no longer than until the instance is to stop. True when it is.
     pub fn wait_stop(&self, span: Duration) -> bool {
-        self.stop_signal().wait(span_ms(span)).state != answer::PENDING
+        self.ask_for(ask::STOP).wait(span_ms(span)).state != answer::PENDING
     }
 
     /// A future that ends when the instance is to stop.
     pub fn stopped(&self) -> Stopped {
-        Stopped(self.stop_signal())
+        Stopped(self.ask_for(ask::STOP))
     }
 
     /// Ends this instance as failed: the runtime starts it anew, by the restart policy. Returns at once; the process
@@ -231,8 +249,8 @@ impl Context {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    fn stop_signal(&self) -> Pending {
-        let id = self.host().ask(ask::STOP, RSlice::EMPTY);
+    fn ask_for(&self, kind: u8) -> Pending {
+        let id = self.host().ask(kind, RSlice::EMPTY);
         Pending { context: self.clone(), space: space::ASK, id, open: true }
     }
 
@@ -240,26 +258,23 @@ impl Context {
         let Some(index) = self.0.outputs.iter().position(|name| name == output) else {
             return Err(SendError::UndeclaredOutput(output.to_owned()));
         };
-        SCRATCH.with_borrow_mut(|record| {
-            record.clear();
-            message.encode(record).map_err(SendError::Message)?;
-            let flags = flags | publish::RECEIPT;
-            let sent = self.host().publish(
-                index as u16,
-                flags,
-                RSlice::from_slice(parents),
-                RSlice::from_slice(record.as_slice()),
-            );
-            if record.capacity() > SCRATCH_BYTES_KEPT {
-                *record = Vec::new();
-            }
-            match sent.code {
-                sent::TAKEN => Ok(Receipt::new(self.clone(), sent.ticket)),
-                sent::NO_CREDIT => Err(SendError::NoCredit),
-                sent::TOO_LARGE => Err(SendError::TooManyHandles(HANDLES_MAX)),
-                _ => Err(SendError::Stopping),
-            }
-        })
+        // Taken out: whoever waits here for credit wakes others meanwhile, and those may send on this thread.
+        let mut record = SCRATCH.take();
+        record.clear();
+        let encoded = message.encode(&mut record).map_err(SendError::Message);
+        let sent = encoded.map(|()| {
+            let (parents, record) = (RSlice::from_slice(parents), RSlice::from_slice(&record));
+            self.host().publish(index as u16, flags | publish::RECEIPT, parents, record)
+        });
+        if record.capacity() <= SCRATCH_BYTES_KEPT {
+            SCRATCH.set(record);
+        }
+        match sent? {
+            Sent { code: sent::TAKEN, ticket } => Ok(Receipt::new(self.clone(), ticket)),
+            Sent { code: sent::NO_CREDIT, .. } => Err(SendError::NoCredit),
+            Sent { code: sent::TOO_LARGE, .. } => Err(SendError::TooManyHandles(HANDLES_MAX)),
+            _ => Err(SendError::Stopping),
+        }
     }
 }
 

@@ -55,7 +55,7 @@ pub use {
     error::{AnswerError, Error, Result, SendError},
     message::Message,
     module::{Answer, Module},
-    receipt::{Receipt, Report, Stopped},
+    receipt::{Receipt, Report, Room, Stopped},
     settings::NoSettings,
     twin::Twin,
 };

@@ -195,6 +195,8 @@ pub mod ask {
     pub const SIGN: u8 = 2;
     /// Answered, with status 200, when the instance is asked to stop. The payload is empty.
     pub const STOP: u8 = 3;
+    /// Answered, with status 200, when there is credit for a message, or at the stop. The payload is empty.
+    pub const CREDIT: u8 = 4;
 }
 
 /// Where the ids of `poll`, `wait` and `forget` come from.

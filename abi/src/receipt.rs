@@ -115,6 +115,17 @@ impl Future for Stopped {
     }
 }
 
+/// A future that ends when there is credit. See [`Context::room`].
+pub struct Room(pub(crate) Pending);
+
+impl Future for Room {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        self.0.poll(cx.waker()).map(drop)
+    }
+}
+
 /// An answer that the host keeps until it is taken or this is dropped.
 pub(crate) struct Pending {
     pub(crate) context: Context,

@@ -297,6 +297,18 @@ fn what_was_reported_is_there_at_the_start() {
 }
 
 #[test]
+fn the_largest_messages_pass() {
+    let mut harness = start();
+    let pad = "x".repeat(262_144 - 100);
+    let numbers: Vec<u64> =
+        (0..12).map(|n| harness.send("work", order(json!({"do": "pass", "n": n, "pad": pad})))).collect();
+    for n in 0..12 {
+        assert_eq!(harness.receive("out").json::<Value>().unwrap()["n"], n);
+    }
+    numbers.iter().for_each(|number| assert_eq!(harness.end_of(*number), End::Done));
+}
+
+#[test]
 fn messages_that_break_a_rule_are_not_sent() {
     let mut harness = start();
     harness.attempts_max(1);

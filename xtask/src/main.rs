@@ -1,9 +1,15 @@
-//! The chores of this repository: `cargo xtask <what>`.
+//! The chores of this repository: `cargo xtask <what>`. A table of contents: each command is a file or folder of its own.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use argh::FromArgs;
 
+mod cargo;
+mod control;
+mod demo;
+mod device;
+mod interrupt;
 mod new;
 
 /// the chores of this repository
@@ -16,7 +22,17 @@ struct Arguments {
 #[derive(FromArgs)]
 #[argh(subcommand)]
 enum Task {
+    Demo(Demo),
     New(New),
+}
+
+/// shows a device at work for half a minute: what flows, what is killed and comes back, and that nothing is lost
+#[derive(FromArgs)]
+#[argh(subcommand, name = "demo")]
+struct Demo {
+    /// leave it running at the end
+    #[argh(switch)]
+    keep: bool,
 }
 
 /// makes a module crate that builds with plain cargo
@@ -32,11 +48,14 @@ struct New {
 }
 
 fn main() -> ExitCode {
-    let done = match argh::from_env::<Arguments>().task {
-        Task::New(New { path, name }) => new::run(&path, &name),
+    let good = match argh::from_env::<Arguments>().task {
+        Task::Demo(Demo { keep }) => demo::run(keep),
+        Task::New(New { path, name }) => new::run(&path, &name).map(|()| true),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match good {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) if error == interrupt::INTERRUPTED => ExitCode::from(130),
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::FAILURE

@@ -142,21 +142,44 @@ impl Tickets {
 pub(super) struct Asks {
     last: u64,
     open: ById<Ask>,
+    /// Of the open ones without an answer.
+    until_credit: u32,
 }
 
 #[derive(Default)]
 struct Ask {
     answer: Option<Answer>,
     wake: Option<WakeBox>,
-    until_stop: bool,
+    until: Until,
+}
+
+/// What answers a question.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Until {
+    /// A frame with its number.
+    #[default]
+    Frame,
+    Stop,
+    /// Credit, or the stop.
+    Credit,
 }
 
 impl Asks {
-    /// The id of a new question; `until_stop` is answered by the stop and not by a frame.
-    pub(super) fn push(&mut self, until_stop: bool) -> u64 {
+    /// The id of a new question.
+    pub(super) fn push(&mut self, until: Until) -> u64 {
         self.last += 1;
-        self.open.insert(self.last, Ask { until_stop, ..Ask::default() });
+        self.until_credit += u32::from(until == Until::Credit);
+        self.open.insert(self.last, Ask { until, ..Ask::default() });
         self.last
+    }
+
+    pub(super) fn wait_for_credit(&self) -> bool {
+        self.until_credit > 0
+    }
+
+    /// A question that is answered already.
+    pub(super) fn put(&mut self, rid: u64, answer: Answer) {
+        self.open.insert(rid, Ask { answer: Some(answer), ..Ask::default() });
     }
 
     /// Ignored when nobody waits for it any more.
@@ -166,15 +189,24 @@ impl Asks {
         ask.wake.take()
     }
 
-    /// Answers those that wait for the stop.
+    /// Answers those that wait for the stop, and those that it leaves nothing to wait for.
     pub(super) fn stop(&mut self) -> Vec<WakeBox> {
-        let stopped = self.open.values_mut().filter(|ask| ask.until_stop);
-        stopped
-            .filter_map(|ask| {
-                ask.answer = Some(Answer { state: answer::THERE, code: 200, version: 0, bytes: Vec::new().into() });
-                ask.wake.take()
-            })
-            .collect()
+        self.answer_all(|until| until != Until::Frame)
+    }
+
+    /// Answers those that wait for credit.
+    pub(super) fn credit(&mut self) -> Vec<WakeBox> {
+        self.answer_all(|until| until == Until::Credit)
+    }
+
+    fn answer_all(&mut self, is: impl Fn(Until) -> bool) -> Vec<WakeBox> {
+        let asks = self.open.values_mut().filter(|ask| ask.answer.is_none() && is(ask.until));
+        let wakers = asks.filter_map(|ask| {
+            ask.answer = Some(Answer { code: 200, ..state(answer::THERE) });
+            self.until_credit -= u32::from(ask.until == Until::Credit);
+            ask.wake.take()
+        });
+        wakers.collect()
     }
 
     /// As [`Tickets::poll`].
@@ -195,7 +227,9 @@ impl Asks {
     }
 
     pub(super) fn forget(&mut self, rid: u64) {
-        self.open.remove(&rid);
+        if let Some(ask) = self.open.remove(&rid) {
+            self.until_credit -= u32::from(ask.until == Until::Credit && ask.answer.is_none());
+        }
     }
 
     /// As [`Tickets::close`].
@@ -281,7 +315,7 @@ mod tests {
     #[test]
     fn asks_are_answered_once() {
         let mut asks = Asks::default();
-        let (a, b) = (asks.push(false), asks.push(true));
+        let (a, b) = (asks.push(Until::Frame), asks.push(Until::Stop));
         assert_eq!(asks.poll(a, None).state, answer::PENDING);
         assert!(asks.answer(a, Answer { code: 204, ..state(answer::THERE) }).is_none());
         assert_eq!(asks.poll(a, None).code, 204);
@@ -289,5 +323,19 @@ mod tests {
         asks.stop();
         assert_eq!(asks.poll(b, None).code, 200);
         assert!(asks.open.is_empty());
+    }
+
+    #[test]
+    fn those_who_wait_for_credit_are_counted() {
+        let mut asks = Asks::default();
+        let (a, b) = (asks.push(Until::Credit), asks.push(Until::Credit));
+        asks.forget(a);
+        assert!(asks.wait_for_credit());
+        asks.credit();
+        assert!(!asks.wait_for_credit());
+        asks.forget(b);
+        asks.push(Until::Credit);
+        asks.stop();
+        assert!(!asks.wait_for_credit());
     }
 }

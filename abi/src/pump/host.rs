@@ -15,7 +15,7 @@ use crate::{
 };
 
 use super::{
-    answers,
+    answers::{self, Until},
     link::{Link, attention},
     state::{Deferral, State},
 };
@@ -100,6 +100,7 @@ impl Host for PumpHost {
             if flags & publish::TRY != 0 {
                 return not_sent(sent::NO_CREDIT);
             }
+            state.credit_waiters += 1;
             drop(state);
             let room = link.wait_until(None, |state| {
                 if link.needs(attention::STOP | attention::CLOSED) {
@@ -109,8 +110,10 @@ impl Host for PumpHost {
                 let room = state.credit.has_room(record.len());
                 room.then(|| Some(put(state, output, flags, parents, record)))
             });
+            let mut state = link.state();
+            state.credit_waiters -= 1;
             let Some(Some(sent)) = room else { return not_sent(sent::STOPPING) };
-            link.nudge(link.state());
+            link.nudge(state);
             return sent;
         }
         let sent = put(&mut state, output, flags, parents, record);
@@ -143,13 +146,22 @@ impl Host for PumpHost {
     fn ask(&self, kind: u8, payload: RSlice<'_, u8>) -> u64 {
         let link = &*self.0;
         let mut state = link.state();
-        let rid = state.asks.push(kind == ask::STOP);
+        let rid = state.asks.push(match kind {
+            ask::STOP => Until::Stop,
+            ask::CREDIT => Until::Credit,
+            _ => Until::Frame,
+        });
         match (kind, std::str::from_utf8(payload.as_slice())) {
             (ask::REPORT, Ok(patch)) => FromHost::Report { rid, patch }.encode(&mut state.out),
             (ask::SIGN, _) => FromHost::Sign { rid, data: payload.as_slice() }.encode(&mut state.out),
-            (ask::STOP, _) => {
+            (ask::STOP | ask::CREDIT, _) => {
+                // Nobody polls them yet, so there is nobody to wake.
                 if link.needs(attention::STOP | attention::CLOSED) {
                     state.asks.stop();
+                } else if kind == ask::CREDIT && state.credit.has_room(1) {
+                    let there = Answer { code: 200, ..answers::state(answer::THERE) };
+                    state.asks.forget(rid);
+                    state.asks.put(rid, there);
                 }
                 return rid;
             }

@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) written_at: Instant,
     /// The bell was rung for what stands in `out`.
     pub(super) rung: bool,
+    /// Threads that wait for credit.
+    pub(super) credit_waiters: u32,
     /// Threads that sleep on the condition variable.
     pub(super) sleepers: u32,
     refused: (u32, Option<Instant>),
@@ -82,6 +84,7 @@ impl State {
             refusals: Refusals::default(),
             written_at: Instant::now(),
             rung: false,
+            credit_waiters: 0,
             sleepers: 0,
             refused: (0, None),
         }
@@ -142,7 +145,7 @@ impl State {
             ToHost::Settled { first, count, outcome, reason } => self.settle(first, count, outcome, reason, effects),
             ToHost::Credit { messages, bytes } => {
                 self.credit.set_window(messages, bytes);
-                effects.notify = true;
+                self.credit_is_back(effects);
             }
             ToHost::Reported { rid, status, version, reason } => {
                 let bytes = reason.as_bytes().into();
@@ -167,8 +170,9 @@ impl State {
     fn settle(&mut self, first: u64, count: u32, outcome: Outcome, reason: &str, effects: &mut Effects) {
         let credit = &mut self.credit;
         let run = self.tickets.settle(first, count, outcome, reason, |bytes| credit.give_back(bytes));
-        effects.notify = true;
+        effects.notify |= run.held;
         effects.wakers.extend(run.wakers);
+        self.credit_is_back(effects);
         if run.refused_unheard == 0 {
             return;
         }
@@ -178,6 +182,14 @@ impl State {
             let text = format!("messages_refused={} last_reason={reason:?}", self.refused.0);
             self.refused = (0, Some(Instant::now()));
             self.log(2, "skerry", &text);
+        }
+    }
+
+    fn credit_is_back(&mut self, effects: &mut Effects) {
+        effects.notify |= self.credit_waiters > 0;
+        if self.asks.wait_for_credit() && self.credit.has_room(1) {
+            effects.wakers.extend(self.asks.credit());
+            effects.notify = true;
         }
     }
 

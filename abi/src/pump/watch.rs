@@ -1,6 +1,6 @@
 //! The watcher: a thread that reads in place of a main thread that stays in one callback, so that answers, credit,
 //! pings, the stop and the end of the link get through. Sleeps for good while nothing runs.
-//! Must never run the author's code.
+//! Must never run a callback.
 
 use std::{
     sync::{Arc, atomic::Ordering::*},
@@ -12,6 +12,8 @@ use super::{
     link::{Link, STAND_IN_SLICE},
 };
 
+/// Wakers of the module's executor run on it, nothing else of the author's.
+const STACK_BYTES: usize = 256 * 1024;
 /// How often the watcher looks while callbacks run. A callback that lasts longer gets a stand-in at the socket.
 const LOOK_EVERY: Duration = STAND_IN_SLICE;
 /// Looks without a callback before the watcher goes to sleep: a stream of messages does not wake it for each.
@@ -21,7 +23,7 @@ pub(super) fn start(link: &Arc<Link>) -> std::io::Result<()> {
     let watched = link.clone();
     let thread = std::thread::Builder::new()
         .name("skerry-watch".to_owned())
-        .stack_size(64 * 1024)
+        .stack_size(STACK_BYTES)
         .spawn(move || watch(&watched))?;
     let _ = link.watcher.set(thread.thread().clone());
     Ok(())

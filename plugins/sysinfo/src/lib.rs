@@ -3,10 +3,14 @@
 
 mod machine;
 
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use skerry_abi::{Context, Message, Module, Result, export_module};
+use skerry_abi::{Context, Message, Module, Receipt, Result, export_module};
 
 #[derive(Deserialize, Serialize)]
 #[serde(default)]
@@ -27,6 +31,9 @@ pub struct Sysinfo {
     epoch: u64,
     /// Of the last message that was taken.
     seq: u64,
+    /// The number up to which everything is safe, and the receipts of what came after it.
+    safe: u64,
+    receipts: VecDeque<Receipt>,
     cpu: machine::CpuTimes,
 }
 
@@ -35,6 +42,8 @@ pub struct Sysinfo {
 struct Metrics<'a> {
     epoch: u64,
     seq: u64,
+    /// Measurements up to this number are safe: delivered, or on disk.
+    safe: u64,
     device: &'a str,
     time_ms: u64,
     #[serde(flatten)]
@@ -45,7 +54,8 @@ impl Module for Sysinfo {
     type Settings = Settings;
 
     fn start(_: &Context, settings: Settings) -> Result<Sysinfo> {
-        Ok(Sysinfo { settings, epoch: now_ms(), seq: 0, cpu: machine::CpuTimes::read() })
+        let cpu = machine::CpuTimes::read();
+        Ok(Sysinfo { settings, epoch: now_ms(), seq: 0, safe: 0, receipts: VecDeque::new(), cpu })
     }
 
     fn settings(&mut self, _: &Context, new: Settings) -> Result {
@@ -58,9 +68,11 @@ impl Module for Sysinfo {
     }
 
     fn tick(&mut self, cx: &Context) -> Result {
+        self.take_receipts();
         let metrics = Metrics {
             epoch: self.epoch,
             seq: self.seq + 1,
+            safe: self.safe,
             device: cx.identity().device(),
             time_ms: now_ms(),
             machine: machine::measure(&mut self.cpu, &self.settings.disks),
@@ -68,10 +80,26 @@ impl Module for Sysinfo {
         let message = Message::from_json(&metrics)?
             .with("epoch", metrics.epoch.to_string().as_str())
             .with("seq", metrics.seq.to_string().as_str());
-        cx.send("metrics", message)?;
+        self.receipts.push_back(cx.send("metrics", message)?);
         // Only now: a measurement that was not taken leaves no gap in the numbers.
         self.seq += 1;
         Ok(())
+    }
+}
+
+impl Sysinfo {
+    /// Receipts come in order, so the first open one ends the look. Their number is bounded by the credit.
+    fn take_receipts(&mut self) {
+        let mut task = TaskContext::from_waker(Waker::noop());
+        while let Some(receipt) = self.receipts.front_mut() {
+            match Pin::new(receipt).poll(&mut task) {
+                Poll::Pending => return,
+                Poll::Ready(Ok(_)) => self.safe = self.seq + 1 - self.receipts.len() as u64,
+                // It is lost, and this says so; the number then stands for what came before and after.
+                Poll::Ready(Err(error)) => log::warn!("a measurement was not taken: {error}"),
+            }
+            self.receipts.pop_front();
+        }
     }
 }
 

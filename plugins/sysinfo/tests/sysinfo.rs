@@ -22,6 +22,7 @@ fn measurements_are_numbered_and_plausible() {
         assert!(body["disks"].get("/no/such/folder").is_none());
         assert!(body["cpu_percent"].is_null() || body["cpu_percent"].as_f64() <= Some(100.0));
         assert_eq!(body["device"], "harness");
+        assert!(body["safe"].as_u64() < Some(seq));
     }
     harness.stop();
 }

@@ -50,8 +50,7 @@ async fn echo(cx: &Context, message: &Message, handle: Deferred) {
     let receipt = loop {
         match cx.try_send("output1", message) {
             Ok(receipt) => break receipt,
-            // Others have it, and give it back.
-            Err(SendError::NoCredit) => tokio::task::yield_now().await,
+            Err(SendError::NoCredit) => cx.room().await,
             Err(error) => return handle.refuse(&error.to_string()),
         }
     };

@@ -124,6 +124,8 @@ async fn serve(
         board,
         images,
         host: HostBinary::Own,
+        senders: RefCell::default(),
+        day: std::cell::Cell::default(),
         executor: Rc::clone(&executor),
         scratch: RefCell::default(),
         replan,

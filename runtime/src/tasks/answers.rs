@@ -9,14 +9,13 @@ use smol::channel::Receiver;
 
 use super::board::{Order, Slot, Tap, line_json};
 use super::mailbox::{Answer, Ask, Call, Refusal};
-use super::port::Wire;
 use super::storage::Job;
 use super::world::World;
 use super::{taps, views};
 use crate::logic::routing;
 use crate::logic::twin::Twin;
 use crate::model::time::Wall;
-use skerry_abi::wire::frame::{Outcome, Parents, ToHost};
+use skerry_abi::wire::frame::{Outcome, ToHost};
 
 /// Lines that a slow reader may be behind before it misses some.
 const LINES_MAX: usize = 256;
@@ -173,18 +172,9 @@ async fn send(world: &World, module: &str, output: &str, record: &[u8]) -> Resul
     } else if let Some(fault) = crate::app::config::instance_name_fault(module) {
         return Err(Refusal::new(400, format!("{module:?} is no module name: expected {fault}")));
     }
-    let (answer, answered) = smol::channel::bounded(1);
-    let link = world.port.turn(|hub, _| hub.open_sender(module, output));
-    let wire = Wire::Local(std::cell::RefCell::new([(1, answer)].into_iter().collect()));
-    world.port.connect(link, Rc::new(wire));
-    let sent = world.port.turn(|hub, now| hub.publish(now, link, 1, 0, false, Parents::NONE, record));
+    let answered = world.senders.borrow_mut().send(&world.port, module, output, record)?;
     taps::hand_out(world);
-    let outcome = match sent {
-        Ok(()) => answered.recv().await,
-        Err(fault) => return Err(Refusal::new(500, fault.to_string())),
-    };
-    world.port.disconnect(link);
-    world.port.turn(|hub, now| hub.close_link(now, link, None));
+    let outcome = answered.recv().await;
     let (outcome, reason) = outcome.map_err(|_| Refusal::new(503, "the runtime is stopping"))?;
     let mut line = json!({"outcome": outcome_name(outcome)});
     if !reason.is_empty() {

@@ -62,6 +62,9 @@ pub struct LastExit {
     pub code: i32,
 }
 
+/// Status and payload.
+pub type MethodAnswer = (i32, Vec<u8>);
+
 /// One instance, as everybody may see it. Only its own task writes.
 pub struct Slot {
     pub name: String,
@@ -81,7 +84,7 @@ pub struct Slot {
     /// Who follows the log.
     pub followers: RefCell<Vec<Sender<Value>>>,
     /// Method calls without an answer.
-    pub methods: RefCell<HashMap<u64, Sender<(i32, Vec<u8>)>>>,
+    pub methods: RefCell<HashMap<u64, Sender<MethodAnswer>>>,
 }
 
 impl Slot {

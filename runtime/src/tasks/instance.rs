@@ -4,44 +4,16 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use smol::channel::{Receiver, Sender};
-use smol::{Async, Timer};
+use smol::Timer;
+use smol::channel::Receiver;
 
 use super::board::{LastExit, Order, Slot, Status};
-use super::port::Wire;
-use super::reader::{self, Said};
+use super::life::{End, Life};
 use super::world::World;
-use crate::io::crash_report::Crash;
-use crate::io::process::{self, Ended, Host, Spec};
-use crate::io::status_page::Snapshot;
-use crate::logic::hub::LinkIx;
-use crate::logic::log_ring::LogLine;
-use crate::logic::restart::{Due, Limits, Next, Policy, Restart};
+use crate::io::process::{self, Host, Spec};
+use crate::logic::restart::{Limits, Next, Policy, Restart};
 use crate::model::instance::Exit;
-use skerry_abi::wire::frame::{FailureKind, ToHost};
-
-/// A host that has not said hello by then never will.
-const HELLO_WAIT: Duration = Duration::from_secs(10);
-/// How long `stop` may take before the process is killed.
-const STOP_GRACE: Duration = Duration::from_secs(10);
-/// What is left in the socket of a process that has ended is read for at most this long.
-const LAST_WORDS_WAIT: Duration = Duration::from_millis(500);
-
-/// Everything that can happen to a running instance.
-enum Event {
-    Said(Said),
-    /// The link ended; a text when its bytes broke the rules.
-    LinkOver(Option<String>),
-    Exited,
-    Order(Order),
-    Check,
-}
-
-/// How a life ended: an exit, and whether somebody asked for it.
-enum End {
-    Exited(Exit),
-    Asked(Order),
-}
+use skerry_abi::wire::frame::FailureKind;
 
 /// Runs until it is told to stop. Then the slot is gone from the board.
 pub async fn run(world: Rc<World>, slot: Rc<Slot>, orders: Receiver<Order>) {
@@ -82,15 +54,14 @@ async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, rest
     let host = match start(world, slot) {
         Ok(host) => host,
         Err(error) => {
-            let text = error.to_string();
-            return End::Exited(Exit::Failed { kind: FailureKind::Confinement, text });
+            return not_started(world, slot, &error);
         }
     };
     slot.pid.set(Some(host.pid));
     let mut life = match Life::new(world, slot, host) {
         Ok(life) => life,
         Err(error) => {
-            return End::Exited(Exit::Failed { kind: FailureKind::Confinement, text: error.to_string() });
+            return not_started(world, slot, &error);
         }
     };
     let end = life.watch(orders, restart).await;
@@ -105,9 +76,18 @@ async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, rest
     end
 }
 
+/// There never was a process, so nobody else will tell why.
+fn not_started(world: &World, slot: &Slot, error: &std::io::Error) -> End {
+    let exit = Exit::Failed { kind: FailureKind::Confinement, text: error.to_string() };
+    let at = world.port.now().wall;
+    log::warn!("instance={}/{} exit=\"{exit}\"", slot.name, slot.generation.get());
+    *slot.last_exit.borrow_mut() = Some(LastExit { at, text: exit.to_string(), code: exit.code() });
+    End::Exited(exit)
+}
+
 fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
     let config = &world.config;
-    let limits = limits_of(world, &slot.name);
+    let limits = world.limits(&slot.name);
     let instance = config.modules.instances.get(&slot.name);
     let socket_folder = config.control_socket.parent().map(std::path::Path::to_owned);
     let spec = Spec {
@@ -135,10 +115,6 @@ fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
     Ok(host)
 }
 
-pub fn limits_of<'a>(world: &'a World, name: &str) -> &'a crate::app::config::Limits {
-    world.config.modules.instances.get(name).map_or(&world.config.limits, |i| &i.limits)
-}
-
 /// A uid of its own for each instance, the same as long as its folder lives. Names are spread over the range by
 /// a hash; the folder's owner wins, so that a clash with another instance is settled once.
 fn uid_of(world: &World, name: &str) -> u32 {
@@ -157,353 +133,6 @@ fn uid_of(world: &World, name: &str) -> u32 {
     (0..UIDS).map(|step| base + (hash.wrapping_add(step)) % UIDS).find(|uid| !taken.contains(uid)).unwrap_or(base)
 }
 
-/// A process and the tasks that serve it.
-struct Life {
-    world: Rc<World>,
-    slot: Rc<Slot>,
-    host: Rc<Host>,
-    exited: Async<std::os::fd::OwnedFd>,
-    events: Receiver<Event>,
-    link: Option<LinkIx>,
-    tasks: Vec<smol::Task<()>>,
-    hang_after: Duration,
-    /// The first thing that told how this ends.
-    verdict: Option<Exit>,
-    panic: Option<String>,
-    hello: bool,
-    ping: Option<u64>,
-    /// Nothing more comes from the link, and only the end of the process is waited for.
-    link_over: bool,
-}
-
-impl Life {
-    fn new(world: &Rc<World>, slot: &Rc<Slot>, host: Host) -> std::io::Result<Life> {
-        let (say, events) = smol::channel::bounded(64);
-        let exited = Async::new(host.pidfd.try_clone()?)?;
-        let stream = Rc::new(Async::new(host.link.try_clone()?)?);
-        let pipes = [("stdout", host.stdout.try_clone()?), ("stderr", host.stderr.try_clone()?)];
-        let host = Rc::new(host);
-        let image = slot.image.borrow().clone();
-        let link = world.port.turn(|hub, _| hub.open_link(&slot.name, &image.outputs, &image.inputs));
-        let (full, fulls) = smol::channel::bounded(1);
-        world.port.connect(link, Rc::new(Wire::Socket { stream: Rc::clone(&stream), full }));
-        let mut tasks = Vec::new();
-        for (name, pipe) in pipes {
-            let pipe = smol::Unblock::new(std::fs::File::from(pipe));
-            tasks.push(world.executor.spawn(super::reader::capture(Rc::clone(world), Rc::clone(slot), name, pipe)));
-        }
-        tasks.push(world.executor.spawn(write_rest(Rc::clone(world), link, Rc::clone(&stream), fulls)));
-        tasks.push(world.executor.spawn(read(Rc::clone(world), Rc::clone(slot), link, stream, say)));
-        let life = Life {
-            world: Rc::clone(world),
-            slot: Rc::clone(slot),
-            host,
-            exited,
-            events,
-            link: Some(link),
-            tasks,
-            hang_after: limits_of(world, &slot.name).hang_after,
-            verdict: None,
-            panic: None,
-            hello: false,
-            ping: None,
-            link_over: false,
-        };
-        life.say_hello(link);
-        Ok(life)
-    }
-
-    fn say_hello(&self, link: LinkIx) {
-        let (credit_messages, credit_bytes) = self.world.port.look(|hub| hub.credit(link));
-        let hello = ToHost::Hello {
-            link_version: skerry_abi::wire::frame::LINK_VERSION,
-            device: &self.world.config.device_id,
-            module: &self.slot.name,
-            generation: self.slot.generation.get(),
-            credit_messages,
-            credit_bytes,
-        };
-        self.world.port.send(link, &hello);
-    }
-
-    /// Until the process is over or somebody wants it to be.
-    async fn watch(&mut self, orders: &Receiver<Order>, restart: &mut Restart) -> End {
-        let mut deadline = Some(self.world.port.now().mono.after(HELLO_WAIT));
-        if self.world.config.wait_debugger.contains(&self.slot.name) {
-            deadline = None;
-        }
-        loop {
-            let event = self.next(orders, deadline, restart).await;
-            match event {
-                Event::Said(said) => {
-                    if let Said::Hello { .. } = said {
-                        deadline = None;
-                    }
-                    self.heard(said, restart);
-                }
-                Event::LinkOver(fault) => {
-                    self.link_over = true;
-                    self.verdict = self.verdict.take().or(fault.map(Exit::LinkRubbish));
-                    // Without its link it can only be ended.
-                    self.host.kill();
-                }
-                Event::Exited => return End::Exited(self.classify().await),
-                Event::Order(order) => {
-                    self.slot.ending.set(matches!(order, Order::Stop));
-                    self.stop().await;
-                    return End::Asked(order);
-                }
-                Event::Check => {
-                    let now = self.world.port.now().mono;
-                    if deadline.is_some_and(|at| at <= now) {
-                        self.verdict.get_or_insert(Exit::NeverHello);
-                        self.host.kill();
-                        deadline = None;
-                    }
-                    if let Some(Due::Healthy) = restart.on_timeout(now) {
-                        log::info!("instance={}/{} healthy=true", self.slot.name, self.slot.generation.get());
-                    }
-                    self.check_hang();
-                }
-            }
-        }
-    }
-
-    async fn next(
-        &self,
-        orders: &Receiver<Order>,
-        deadline: Option<crate::model::time::Mono>,
-        restart: &Restart,
-    ) -> Event {
-        let now = self.world.port.now().mono;
-        let check = self.hang_after.as_millis() as u64 / 3;
-        let check = deadline.into_iter().chain(restart.next_timeout()).map(|at| at.since(now)).fold(check, u64::min);
-        let timer = async {
-            Timer::after(Duration::from_millis(check.max(10))).await;
-            Event::Check
-        };
-        // A closed channel is ready for ever: it would starve everything else, the whole executor included.
-        let events = async {
-            if self.link_over {
-                std::future::pending::<()>().await;
-            }
-            self.events.recv().await.unwrap_or(Event::LinkOver(None))
-        };
-        let exited = async {
-            // Readable is what a pidfd becomes at the end; an error would be the end as well.
-            let _ = self.exited.readable().await;
-            Event::Exited
-        };
-        let orders = async {
-            match orders.recv().await {
-                Ok(order) => Event::Order(order),
-                Err(_) => Event::Order(Order::Stop),
-            }
-        };
-        smol::future::or(smol::future::or(events, orders), smol::future::or(exited, timer)).await
-    }
-
-    fn heard(&mut self, said: Said, restart: &mut Restart) {
-        match said {
-            Said::Hello { isolation } => {
-                self.hello = true;
-                *self.slot.isolation.borrow_mut() = isolation;
-                if let Some(link) = self.link {
-                    self.start_module(link);
-                }
-            }
-            Said::Started => {
-                let now = self.world.port.now();
-                restart.handle_started(now.mono);
-                self.slot.set_status(Status::Running, now.wall);
-                self.slot.link.set(self.link);
-                if let Some(link) = self.link {
-                    self.world.port.turn(|hub, _| hub.ready(link));
-                }
-                log::info!(
-                    "instance={}/{} status=running pid={} image={}@{}",
-                    self.slot.name,
-                    self.slot.generation.get(),
-                    self.host.pid,
-                    self.slot.image.borrow().name,
-                    self.slot.image.borrow().version
-                );
-            }
-            Said::Failed { kind, text } => {
-                self.verdict.get_or_insert(Exit::Failed { kind, text });
-            }
-            Said::Panicked { text } => self.panicked(text),
-            Said::Pong => self.ping = None,
-            Said::Stopped => {}
-        }
-    }
-
-    /// A callback panicked and was caught: nobody else writes that down.
-    fn panicked(&mut self, text: String) {
-        log::warn!("instance={}/{} {text}", self.slot.name, self.slot.generation.get());
-        let at = self.world.port.now().wall;
-        self.slot.log(LogLine { at, level: 1, stream: "panic".to_owned(), text: text.clone() });
-        self.panic = Some(text);
-    }
-
-    /// The second frame: twin and folder.
-    fn start_module(&self, link: LinkIx) {
-        let mut twins = self.world.board.twins.borrow_mut();
-        let twin = twins.entry(self.slot.name.clone()).or_default();
-        let desired = serde_json::Value::Object(twin.desired().clone()).to_string();
-        let reported = serde_json::Value::Object(twin.reported().clone()).to_string();
-        let state_dir = self.world.config.state_folder.join("modules").join(&self.slot.name);
-        let frame = ToHost::Start {
-            desired_version: twin.desired_version(),
-            desired: &desired,
-            reported_version: twin.reported_version(),
-            reported: &reported,
-            state_dir: &state_dir.to_string_lossy(),
-        };
-        self.world.port.send(link, &frame);
-    }
-
-    /// One callback that lasts too long, or a host that does not answer, is a hang; not while a debugger has it.
-    fn check_hang(&mut self) {
-        let Ok(page) = self.host.status.read() else { return };
-        if process::tracer_of(self.host.pid).is_some() || !self.hello {
-            self.ping = None;
-            return;
-        }
-        let now = self.world.port.now().mono;
-        let limit = self.hang_after.as_millis() as u64;
-        let lasted = match page.callback_started_ms {
-            0 => 0,
-            started => now.0.saturating_sub(started),
-        };
-        let silent = self.ping.map_or(0, |sent| now.0.saturating_sub(sent));
-        if lasted.max(silent) >= limit {
-            self.slot.set_status(Status::Unhealthy, self.world.port.now().wall);
-            self.verdict.get_or_insert(Exit::Hung { ms: lasted.max(silent) });
-            self.host.kill();
-        } else if self.ping.is_none()
-            && let Some(link) = self.link
-        {
-            self.ping = Some(now.0);
-            self.world.port.send(link, &ToHost::Ping { n: now.0 });
-        }
-    }
-
-    /// Reads what is left on the link, then says how it ended.
-    async fn classify(&mut self) -> Exit {
-        // Not for ever: a grandchild may hold the other end.
-        let mut heard = Vec::new();
-        let rest = async {
-            while let Ok(event) = self.events.recv().await {
-                match event {
-                    Event::Said(said) => heard.push(said),
-                    Event::LinkOver(_) => return,
-                    _ => {}
-                }
-            }
-        };
-        let late = async {
-            Timer::after(LAST_WORDS_WAIT).await;
-        };
-        smol::future::or(rest, late).await;
-        heard.into_iter().for_each(|said| self.heard_last(said));
-        let page = self.host.status.read().unwrap_or_default();
-        let ended = self.host.try_wait().ok().flatten();
-        if let Some(verdict) = self.verdict.take() {
-            return verdict;
-        }
-        match ended {
-            Some(Ended::Signal(signal)) => Exit::Signal { signal, image_offset: page.image_offset() },
-            Some(Ended::Code(0)) if !self.hello => Exit::NeverHello,
-            Some(Ended::Code(code)) => Exit::Code(code),
-            None => Exit::NeverHello,
-        }
-    }
-
-    fn heard_last(&mut self, said: Said) {
-        match said {
-            Said::Failed { kind, text } => {
-                self.verdict.get_or_insert(Exit::Failed { kind, text });
-            }
-            Said::Panicked { text } => self.panicked(text),
-            _ => {}
-        }
-    }
-
-    /// Asks it to end, and sees to it that it does.
-    async fn stop(&mut self) {
-        if let Some(link) = self.link {
-            self.world.port.send(link, &ToHost::Stop { grace_ms: STOP_GRACE.as_millis() as u32 });
-        }
-        let ended = async { self.exited.readable().await.is_ok() };
-        let late = async {
-            Timer::after(STOP_GRACE).await;
-            false
-        };
-        if !smol::future::or(ended, late).await {
-            log::warn!("instance={}/{} stop=late action=killed", self.slot.name, self.slot.generation.get());
-            self.host.kill();
-            let _ = self.exited.readable().await;
-        }
-    }
-
-    /// Reaps the process and keeps what is worth keeping of a crash. Returns the delivery that it died with.
-    async fn bury(&mut self, end: &End) -> Option<u64> {
-        let page = self.host.status.read().unwrap_or_default();
-        let _ = self.host.try_wait();
-        // Last answers that are still in the socket count.
-        let drained = async {
-            while let Ok(event) = self.events.recv().await {
-                if matches!(event, Event::LinkOver(_)) {
-                    break;
-                }
-            }
-        };
-        let late = async {
-            Timer::after(LAST_WORDS_WAIT).await;
-        };
-        if matches!(end, End::Asked(_)) {
-            smol::future::or(drained, late).await;
-        }
-        self.tasks.clear();
-        let End::Exited(exit) = end else { return None };
-        self.report(exit, &page);
-        (page.delivery != 0).then_some(page.delivery)
-    }
-
-    fn report(&self, exit: &Exit, page: &Snapshot) {
-        let now = self.world.port.now();
-        let text = match &self.panic {
-            Some(panic) => format!("{exit} (last panic: {panic})"),
-            None => exit.to_string(),
-        };
-        *self.slot.last_exit.borrow_mut() = Some(LastExit { at: now.wall, text: text.clone(), code: exit.code() });
-        log::warn!("instance={}/{} exit={text:?}", self.slot.name, self.slot.generation.get());
-        if exit.is_success() {
-            return;
-        }
-        let image = self.slot.image.borrow().clone();
-        let message = (page.delivery != 0).then(|| format!("delivery {} in progress", page.delivery));
-        let log = self.slot.log.borrow().text();
-        let crash = Crash {
-            module: &self.slot.name,
-            generation: self.slot.generation.get(),
-            at: now.wall,
-            exit,
-            image: &format!("{} {}", image.name, image.version),
-            digest: &image.digest,
-            build_id: image.build_id.as_deref(),
-            message: message.as_deref(),
-            log: log.as_bytes(),
-        };
-        match self.world.crashes.borrow_mut().write(now.mono, &crash) {
-            Ok(Some(path)) => log::info!("instance={} crash_report={}", self.slot.name, path.display()),
-            Ok(None) => {}
-            Err(error) => log::warn!("instance={} crash_report=failed reason=\"{error}\"", self.slot.name),
-        }
-    }
-}
-
 /// Waits out the back-off, or for an order. `None`: start again.
 async fn after_exit(
     world: &World,
@@ -513,9 +142,6 @@ async fn after_exit(
     exit: &Exit,
 ) -> Option<Order> {
     let now = world.port.now();
-    if slot.last_exit.borrow().is_none() {
-        *slot.last_exit.borrow_mut() = Some(LastExit { at: now.wall, text: exit.to_string(), code: exit.code() });
-    }
     let wait = match restart.handle_exit(now.mono, exit) {
         Next::Restart { at } => {
             slot.set_status(Status::Backoff, now.wall);
@@ -544,30 +170,4 @@ async fn after_exit(
     let next = smol::future::or(order, pause).await;
     let _ = restart.on_timeout(world.port.now().mono);
     next
-}
-
-async fn read(
-    world: Rc<World>,
-    slot: Rc<Slot>,
-    link: LinkIx,
-    stream: Rc<Async<std::os::unix::net::UnixStream>>,
-    say: Sender<Event>,
-) {
-    let over = reader::run(&world, &slot, link, &stream, async |said| {
-        let _ = say.send(Event::Said(said)).await;
-    })
-    .await;
-    let _ = say.send(Event::LinkOver(over)).await;
-}
-
-/// Writes what a full socket did not take at once.
-async fn write_rest(
-    world: Rc<World>,
-    link: LinkIx,
-    stream: Rc<Async<std::os::unix::net::UnixStream>>,
-    fulls: Receiver<()>,
-) {
-    while fulls.recv().await.is_ok() {
-        while stream.writable().await.is_ok() && !world.port.flush(link) {}
-    }
 }

@@ -12,7 +12,7 @@ use smol::stream::StreamExt;
 use super::board::Slot;
 use super::taps;
 use super::world::World;
-use crate::logic::hub::{Hub, LinkIx};
+use crate::logic::hub::{Hub, LinkIx, Sent};
 use crate::logic::log_ring::LogLine;
 use crate::model::time::{Now, Wall};
 use skerry_abi::wire::frame::{self, FRAME_BYTES_MAX, FailureKind, FromHost, LINK_VERSION, ToHost};
@@ -136,7 +136,7 @@ fn take_frames(
         }
         let result = match decoded {
             FromHost::Publish { ticket, output, now: at_once, parents, record } => {
-                hub.publish(now, link, ticket, output, at_once, parents, record)
+                hub.publish(now, link, Sent { ticket, output, at_once, parents, record })
             }
             FromHost::Complete { first, count, completion, reason } => {
                 hub.complete(now, link, first, count, completion, reason)

@@ -43,7 +43,8 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "time": now.wall.to_rfc3339(),
         "state": {
             "folder": world.config.state_folder,
-            "store": {"state": state, "reason": reason, "bytes": file_bytes, "blockBytes": block_bytes, "quota": quota},
+            "store": {"state": state, "reason": reason, "bytes": file_bytes, "blockBytes": block_bytes, "quota": quota,
+                "writtenToday": written_today(world, now.wall)},
         },
         "isolation": isolation(world),
         "memory": {"messages": overview.messages, "bytes": overview.memory_bytes},
@@ -55,6 +56,23 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "rejected": *world.board.rejected.borrow(),
         "warnings": warnings(world, overview.no_route),
     })
+}
+
+/// Bytes that this process has had written since it was first asked today (UTC), or since its start on the first day.
+fn written_today(world: &World, wall: crate::model::time::Wall) -> Option<u64> {
+    let io = std::fs::read_to_string("/proc/self/io").ok()?;
+    let written: u64 = io.lines().find_map(|l| l.strip_prefix("write_bytes: "))?.parse().ok()?;
+    let today = wall.0.div_euclid(86_400_000);
+    let (day, before) = world.day.get();
+    if day == 0 {
+        world.day.set((today, 0));
+        return Some(written);
+    }
+    if day != today {
+        world.day.set((today, written));
+        return Some(0);
+    }
+    Some(written.saturating_sub(before))
 }
 
 /// What was warned of, and what is so now.

@@ -7,7 +7,7 @@ use smol::LocalExecutor;
 
 use super::board::Board;
 use super::port::Port;
-use crate::app::config::Config;
+use crate::app::config::{Config, Limits};
 use crate::io::crash_report::CrashReports;
 use crate::io::images::Images;
 use crate::io::process::HostBinary;
@@ -21,10 +21,20 @@ pub struct World {
     pub keys: Keys,
     pub host: HostBinary,
     pub crashes: RefCell<CrashReports>,
+    pub senders: RefCell<super::senders::Senders>,
+    /// (day, bytes this process had written when it began), for "written today".
+    pub day: std::cell::Cell<(i64, u64)>,
     pub executor: Rc<LocalExecutor<'static>>,
     /// Bytes read from a link, before they are taken apart; what is left of a frame moves to the link's own buffer.
     pub scratch: RefCell<Vec<u8>>,
     pub started: crate::model::time::Mono,
     /// Wakes the agent: something ended, or a folder changed.
     pub replan: smol::channel::Sender<()>,
+}
+
+impl World {
+    /// The limits of an instance: its own, or those of all.
+    pub fn limits(&self, name: &str) -> &Limits {
+        self.config.modules.instances.get(name).map_or(&self.config.limits, |i| &i.limits)
+    }
 }

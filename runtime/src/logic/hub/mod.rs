@@ -4,6 +4,7 @@
 //! Its shell calls `publish`, `complete`, `open_link` … with the time, then [`Hub::end_turn`], then writes what
 //! [`Hub::take_output`] has, commits what [`Hub::poll_commit`] gives and reads what [`Hub::poll_load`] asks for.
 
+mod backlog;
 mod deliver;
 mod entry;
 mod ledger;
@@ -13,6 +14,7 @@ mod publish;
 mod queue;
 mod routes;
 mod settle;
+mod stored;
 mod view;
 
 #[cfg(test)]
@@ -32,6 +34,7 @@ pub use ledger::Ledger;
 pub use persist::{
     BlockWrite, Commit, DeadLetter, LoadRequest, LoadedBlock, LoadedMessage, QueueRow, Restored, RowWrite,
 };
+pub use publish::Sent;
 pub use view::{Overview, QueueView, RouteView, Tapped};
 
 use entry::{Chain, Entries, List, Parent};
@@ -115,7 +118,7 @@ pub struct Hub {
     next_seq: u64,
     next_block: u64,
     /// How much of each (queue, block) is settled, for blocks with messages in memory.
-    blocks: BTreeMap<(QueueIx, u64), persist::BlockState>,
+    blocks: BTreeMap<(QueueIx, u64), stored::BlockState>,
     dirty_blocks: Vec<(QueueIx, u64)>,
     dirty_since: Option<Mono>,
     dying: Vec<settle::Dying>,
@@ -223,7 +226,7 @@ impl Hub {
 
     /// When something is due without an event.
     pub fn next_timeout(&self, now: Now) -> Mono {
-        let mut due = self.next_commit_at(now);
+        let mut due = self.next_commit_at();
         for queue in &self.queues {
             if let Some(until) = queue.held_until.filter(|_| queue.consumer.is_some()) {
                 due = due.min(until);

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use smallvec::SmallVec;
 
-use super::entry::{Entry, Key, Place, Target, TargetState};
+use super::entry::{Key, Place, Target, TargetState};
 use super::link::FlightState;
 use super::queue::{Gap, Queue};
+use super::stored::{BlockState, set};
 use super::{Hub, Ledger, LinkIx, QueueIx, StoreState};
 use crate::logic::block::{BlockWriter, Goes};
 use crate::model::endpoint::{Endpoint, Priority, Source};
-use crate::model::limits::{BLOCK_BYTES, COMMIT_BYTES, HEAD_BYTES, IDLE_COMMIT_INTERVAL, STALLED_AFTER};
+use crate::model::limits::{BLOCK_BYTES, COMMIT_BYTES, IDLE_COMMIT_INTERVAL, STALLED_AFTER};
 use crate::model::time::{Age, Mono, Now, Wall};
-use skerry_abi::wire::frame::Outcome;
 
 /// One transaction, synced once.
 #[derive(Clone, Debug, Default)]
@@ -118,27 +118,14 @@ impl Default for Restored {
     }
 }
 
-/// See `Hub::blocks`.
-pub(super) struct BlockState {
-    total: u32,
-    settled: u32,
-    bits: Vec<u64>,
-    /// Messages that are in memory, so that reading the block back makes no second copy.
-    resident: Vec<u64>,
-    last_expiry: Age,
-    /// `settled` as the row on disk has it; `None` until its first commit succeeded.
-    written: Option<u32>,
-    dirty: bool,
-}
-
 /// The commit that the shell is carrying out.
 pub(super) struct InFlight {
-    id: u64,
-    messages: Vec<(Key, u64)>,
-    rows: Vec<(QueueIx, u64, u32)>,
-    dying: usize,
-    documents: Vec<(String, Option<Vec<u8>>)>,
-    attempts: HashMap<(u32, u64), u16>,
+    pub id: u64,
+    pub messages: Vec<(Key, u64)>,
+    pub rows: Vec<(QueueIx, u64, u32)>,
+    pub dying: usize,
+    pub documents: Vec<(String, Option<Vec<u8>>)>,
+    pub attempts: HashMap<(u32, u64), u16>,
 }
 
 /// What will be settled when the commit succeeds, and so is written as settled in it.
@@ -179,7 +166,7 @@ impl Hub {
     }
 
     /// When a commit is due if nothing else happens; `Mono(0)` for at once.
-    pub(super) fn next_commit_at(&self, now: Now) -> Mono {
+    pub(super) fn next_commit_at(&self) -> Mono {
         if self.commit.is_some() || matches!(self.store, StoreState::Broken(_)) {
             return Mono::NEVER;
         }
@@ -196,14 +183,14 @@ impl Hub {
             due = due.min(since.after(IDLE_COMMIT_INTERVAL));
         }
         if oldest.is_some() {
-            due = due.min(self.blocked_sender_at(now));
+            due = due.min(self.blocked_sender_at());
         }
         due
     }
 
     /// When a sender that has used up its window is to be helped by the disk: at once if its oldest message waits for
     /// an endpoint that is away, otherwise when that endpoint has been silent for [`STALLED_AFTER`].
-    fn blocked_sender_at(&self, now: Now) -> Mono {
+    fn blocked_sender_at(&self) -> Mono {
         let mut due = Mono::NEVER;
         for identity in &self.identities {
             let out = identity.unacked_messages >= self.config.credit_messages
@@ -220,7 +207,7 @@ impl Hub {
 
     /// The next transaction, if one is due and none is being carried out.
     pub fn poll_commit(&mut self, now: Now) -> Option<Commit> {
-        (self.next_commit_at(now) <= now.mono).then(|| self.build(now))
+        (self.next_commit_at() <= now.mono).then(|| self.build(now))
     }
 
     /// Everything, due or not: for a clean stop.
@@ -431,302 +418,4 @@ impl Hub {
             record: entry.record.to_vec(),
         }
     }
-
-    /// The shell's word on a commit. `store_full` tells whether the store has reached its quota with it.
-    pub fn handle_committed(&mut self, now: Now, id: u64, result: Result<Option<String>, String>) {
-        let Some(flight) = self.commit.take() else { return };
-        assert_eq!(flight.id, id, "commits are answered in order");
-        match result {
-            Ok(full) => {
-                self.store = full.map_or(StoreState::Sound, StoreState::Full);
-                self.committed(now, flight);
-            }
-            Err(reason) => {
-                self.store = StoreState::Broken(reason.clone());
-                self.failed(now, flight, &reason);
-            }
-        }
-    }
-
-    /// The store was opened again after a failure.
-    pub fn handle_reopened(&mut self) {
-        self.store = StoreState::Sound;
-    }
-
-    fn committed(&mut self, now: Now, flight: InFlight) {
-        for (queue, block, settled) in flight.rows {
-            if let Some(state) = self.blocks.get_mut(&(queue, block)) {
-                state.written = Some(settled);
-            }
-        }
-        for (key, seq) in flight.messages {
-            let Some(entry) = self.entries.get(key, seq) else { continue };
-            // Without a place it is settled by its children, which were written in this commit.
-            let Some(place) = &mut entry.place else { continue };
-            place.committed = true;
-            for target in entry.targets.iter().filter(|t| t.stored && t.state != TargetState::Settled) {
-                self.queues[target.queue as usize].ledger.stored += 1;
-            }
-            self.safe(key, Outcome::Durable);
-        }
-        let dying: Vec<_> = self.dying.drain(..flight.dying).collect();
-        for dying in dying {
-            self.settle(now, dying.queue, dying.key, Outcome::DeadLettered);
-        }
-        self.resolve_parents(now);
-        self.tidy_blocks(now);
-        self.trim();
-    }
-
-    /// Forgets blocks whose rows are gone; what a row still lacks makes it dirty again.
-    fn tidy_blocks(&mut self, now: Now) {
-        self.blocks
-            .retain(|_, state| !(state.settled == state.total && state.written.is_none_or(|w| w == state.total)));
-        self.dirty_blocks.retain(|at| self.blocks.contains_key(at));
-        for (at, state) in &mut self.blocks {
-            if state.written.is_some_and(|w| w != state.settled) && !state.dirty {
-                state.dirty = true;
-                self.dirty_blocks.push(*at);
-            }
-        }
-        if !self.dirty_blocks.is_empty() {
-            self.dirty_since.get_or_insert(now.mono);
-        }
-    }
-
-    fn failed(&mut self, now: Now, flight: InFlight, reason: &str) {
-        for (name, bytes) in flight.documents {
-            self.documents.entry(name).or_insert(bytes);
-        }
-        for (at, count) in flight.attempts {
-            self.attempts.entry(at).or_insert(count);
-        }
-        self.queues.iter_mut().for_each(|q| q.changed = true);
-        self.documents_since.get_or_insert(now.mono);
-        for (at, state) in &mut self.blocks {
-            if state.written.is_some_and(|w| w != state.settled) && !state.dirty {
-                state.dirty = true;
-                self.dirty_blocks.push(*at);
-            }
-        }
-        self.blocks.retain(|_, state| state.written.is_some());
-        self.dirty_since.get_or_insert(now.mono);
-        for (key, seq) in flight.messages {
-            let Some(entry) = self.entries.get(key, seq) else { continue };
-            entry.place = None;
-            entry.targets.iter_mut().for_each(|t| t.stored = false);
-            // What a module has in its hands may still settle, and what it sent while handling another message keeps
-            // that one waiting; the rest is given back to its sender.
-            if entry.parents.is_empty()
-                && entry.targets.iter().all(|t| matches!(t.state, TargetState::Waiting | TargetState::Settled))
-            {
-                self.withdraw(key, reason);
-            }
-        }
-        self.resolve_parents(now);
-    }
-
-    /// Takes a message back out of its queues and tells its sender.
-    fn withdraw(&mut self, key: Key, reason: &str) {
-        let queues: SmallVec<[QueueIx; 4]> =
-            self.entries[key].targets.iter().filter(|t| t.state == TargetState::Waiting).map(|t| t.queue).collect();
-        for queue in queues {
-            let queue = &mut self.queues[queue as usize];
-            queue.extract(&mut self.entries, |_, k| k == key);
-            queue.ledger.pending -= 1;
-        }
-        self.lose(key, &format!("the store is broken: {reason}"));
-    }
-
-    /// One more message of a stored block is settled.
-    pub(super) fn settle_block(&mut self, now: Now, queue: QueueIx, place: Place) {
-        let Some(state) = self.blocks.get_mut(&(queue, place.block)) else { return };
-        if !set(&mut state.bits, place.index) {
-            return;
-        }
-        state.settled += 1;
-        if !state.dirty && state.written != Some(state.settled) {
-            state.dirty = true;
-            self.dirty_blocks.push((queue, place.block));
-            self.dirty_since.get_or_insert(now.mono);
-        }
-    }
-
-    /// Drops from memory what lies on disk anyway, when memory runs short.
-    fn trim(&mut self) {
-        if self.entries.bytes() < self.config.memory_bytes / 2 && self.gaps == 0 {
-            return;
-        }
-        let short = self.entries.bytes() >= self.config.memory_bytes / 2;
-        let head_bytes = self.head_bytes();
-        for ix in 0..self.queues.len() as QueueIx {
-            let queue = &self.queues[ix as usize];
-            // While a consumer gives messages back, some of a block may be with it and some here.
-            if !queue.rewinding && (queue.gap.is_some() || (short && queue.bytes > head_bytes)) {
-                self.trim_queue(ix, head_bytes);
-            }
-        }
-    }
-
-    /// What one queue may keep in memory although it lies on disk.
-    fn head_bytes(&self) -> u64 {
-        (self.config.memory_bytes / 2 / self.queues.len().max(1) as u64).clamp(4 * 1024, HEAD_BYTES)
-    }
-
-    fn trim_queue(&mut self, ix: QueueIx, head_bytes: u64) {
-        let had_gap = self.queues[ix as usize].gap.is_some();
-        let list = if had_gap { &self.queues[ix as usize].tail } else { &self.queues[ix as usize].head };
-        let mut kept_bytes = 0;
-        let mut last_kept_block = None;
-        let mut dropped: Vec<(Key, Place)> = Vec::new();
-        for key in list {
-            let entry = &self.entries[*key];
-            let Some(place) = entry.place.filter(|p| p.committed) else { break };
-            if !had_gap && (kept_bytes < head_bytes / 2 || last_kept_block == Some(place.block)) {
-                kept_bytes += entry.bytes();
-                last_kept_block = Some(place.block);
-            } else {
-                dropped.push((*key, place));
-            }
-        }
-        let Some((_, first)) = dropped.first() else { return };
-        let (_, last) = dropped[dropped.len() - 1];
-        let from = self.queues[ix as usize].gap.map_or(first.block, |gap| gap.from);
-        let queue = &mut self.queues[ix as usize];
-        if !had_gap {
-            let keep = queue.head.iter().position(|k| *k == dropped[0].0).expect("it was found there");
-            queue.tail = queue.head.split_off(keep);
-            self.gaps += 1;
-        }
-        queue.gap = Some(Gap { from, to: last.block });
-        queue.tail.drain(..dropped.len());
-        queue.bytes -= dropped.iter().map(|(k, _)| self.entries[*k].bytes()).sum::<u64>();
-        for (key, place) in dropped {
-            if let Some(state) = self.blocks.get_mut(&(ix, place.block)) {
-                unset(&mut state.resident, place.index);
-            }
-            let entry = &mut self.entries[key];
-            entry.target(ix).state = TargetState::OnDisk;
-            entry.resident -= 1;
-            if entry.resident == 0 {
-                self.free(key);
-            }
-        }
-    }
-
-    /// What to read next: for a queue whose memory runs low while its consumer is there.
-    pub fn poll_load(&mut self) -> Option<LoadRequest> {
-        if self.gaps == 0 || matches!(self.store, StoreState::Broken(_)) {
-            return None;
-        }
-        let head_bytes = self.head_bytes();
-        let due = |q: &Queue| !q.loading && q.consumer.is_some() && q.bytes < head_bytes / 2;
-        let ix = self.queues.iter().position(|q| q.gap.is_some() && due(q))?;
-        let queue = &mut self.queues[ix];
-        queue.loading = true;
-        let gap = queue.gap?;
-        Some(LoadRequest { queue: queue.id, ix: ix as QueueIx, from: gap.from, to: gap.to })
-    }
-
-    /// The block could not be read: the queue waits until the store was opened again.
-    pub fn handle_load_failed(&mut self, request: LoadRequest, reason: &str) {
-        self.queues[request.ix as usize].loading = false;
-        self.store = StoreState::Broken(reason.to_owned());
-    }
-
-    /// `None`: nothing (more) lies in the gap that was asked for.
-    pub fn handle_loaded(&mut self, now: Now, request: LoadRequest, loaded: Option<LoadedBlock>) {
-        let queue = &mut self.queues[request.ix as usize];
-        queue.loading = false;
-        if let Some((link, _)) = queue.consumer {
-            self.mark_dirty(link);
-        }
-        let queue = &mut self.queues[request.ix as usize];
-        let Some(gap) = &mut queue.gap else { return };
-        let through = loaded.as_ref().map_or(request.to, |b| b.block);
-        gap.from = through + 1;
-        if gap.from > gap.to {
-            queue.gap = None;
-            self.gaps -= 1;
-        }
-        if let Some(loaded) = loaded {
-            self.take_in_block(now, request.ix, loaded);
-        }
-        self.queues[request.ix as usize].join_tail();
-    }
-
-    fn take_in_block(&mut self, now: Now, ix: QueueIx, loaded: LoadedBlock) {
-        let at = (ix, loaded.block);
-        self.blocks.entry(at).or_insert(BlockState {
-            total: loaded.total,
-            settled: loaded.settled,
-            bits: loaded.bits,
-            resident: Vec::new(),
-            last_expiry: loaded.last_expiry,
-            written: Some(loaded.settled),
-            dirty: false,
-        });
-        for message in loaded.messages {
-            self.take_in(now, ix, loaded.block, message);
-        }
-    }
-
-    fn take_in(&mut self, now: Now, ix: QueueIx, block: u64, message: LoadedMessage) {
-        let Some(state) = self.blocks.get_mut(&(ix, block)) else { return };
-        if is_set(&state.bits, message.index) || !set(&mut state.resident, message.index) {
-            return;
-        }
-        let source = self.add_source(message.source);
-        let (expiry, attempts) = (message.expiry, message.attempts);
-        let target = Target { queue: ix, expiry, attempts, state: TargetState::Waiting, stored: true };
-        let targets = SmallVec::from_iter([target]);
-        let mut entry =
-            Entry::new(message.seq, message.record, source, message.enqueued, now.mono, targets, None, false);
-        entry.place = Some(Place { block, index: message.index, committed: true });
-        let key = self.entries.insert(entry);
-        let queue = &mut self.queues[ix as usize];
-        queue.put_back(&self.entries, key);
-        queue.next_expiry = queue.next_expiry.min(message.expiry);
-    }
-}
-
-impl BlockState {
-    fn new() -> BlockState {
-        BlockState {
-            total: 0,
-            settled: 0,
-            bits: Vec::new(),
-            resident: Vec::new(),
-            last_expiry: Age(0),
-            written: None,
-            dirty: false,
-        }
-    }
-
-    fn add(&mut self, index: u32, expiry: Age) {
-        self.total += 1;
-        set(&mut self.resident, index);
-        self.last_expiry = self.last_expiry.max(expiry);
-    }
-}
-
-/// Sets a bit; false if it was set.
-fn set(bits: &mut Vec<u64>, index: u32) -> bool {
-    let (word, bit) = (index as usize / 64, 1u64 << (index % 64));
-    if bits.len() <= word {
-        bits.resize(word + 1, 0);
-    }
-    let fresh = bits[word] & bit == 0;
-    bits[word] |= bit;
-    fresh
-}
-
-fn unset(bits: &mut [u64], index: u32) {
-    if let Some(word) = bits.get_mut(index as usize / 64) {
-        *word &= !(1 << (index % 64));
-    }
-}
-
-fn is_set(bits: &[u64], index: u32) -> bool {
-    bits.get(index as usize / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
 }

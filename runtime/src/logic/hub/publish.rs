@@ -16,6 +16,20 @@ use crate::model::time::{Age, Now};
 use skerry_abi::wire::frame::{Outcome, Parents, ToHost};
 use skerry_abi::wire::record::Record;
 
+/// A message as its sender hands it over.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// Counts up by one from 1 on each link.
+    pub ticket: u64,
+    /// Index into the outputs that the link was opened with.
+    pub output: u16,
+    /// Commit without waiting for company.
+    pub at_once: bool,
+    /// Deliveries of this link that are done only when this message is safe.
+    pub parents: Parents<'a>,
+    pub record: &'a [u8],
+}
+
 impl Hub {
     /// An instance said `Hello`. It may send; it is given messages after [`Hub::ready`].
     pub fn open_link(&mut self, module: &str, outputs: &[String], inputs: &[String]) -> LinkIx {
@@ -103,16 +117,8 @@ impl Hub {
     }
 
     /// A message of `link`. The answer comes as `Settled` with its ticket, perhaps in this very call.
-    pub fn publish(
-        &mut self,
-        now: Now,
-        ix: LinkIx,
-        ticket: u64,
-        output: u16,
-        at_once: bool,
-        parents: Parents<'_>,
-        bytes: &[u8],
-    ) -> Result<(), Fault> {
+    pub fn publish(&mut self, now: Now, ix: LinkIx, sent: Sent<'_>) -> Result<(), Fault> {
+        let Sent { ticket, output, record: bytes, parents, .. } = sent;
         let link = self.link_mut(ix).ok_or(Fault::Closed)?;
         if ticket != link.next_ticket {
             return Err(Fault::Ticket { expected: link.next_ticket, got: ticket });
@@ -145,26 +151,16 @@ impl Hub {
         {
             return self.refuse(ix, ticket, &reason);
         }
-        self.admit(now, ix, ticket, source, at_once, parents, bytes, targets);
+        self.admit(now, ix, source, sent, targets);
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the second half of `publish`")]
-    fn admit(
-        &mut self,
-        now: Now,
-        ix: LinkIx,
-        ticket: u64,
-        source: SourceIx,
-        at_once: bool,
-        parents: Parents<'_>,
-        bytes: &[u8],
-        targets: SmallVec<[Target; 2]>,
-    ) {
+    fn admit(&mut self, now: Now, ix: LinkIx, source: SourceIx, sent: Sent<'_>, targets: SmallVec<[Target; 2]>) {
+        let Sent { ticket, at_once, parents, record, .. } = sent;
         let seq = self.next_seq;
         self.next_seq += 1;
         let receipt = Some(Ticket { link: ix, ticket });
-        let mut entry = Entry::new(seq, bytes.into(), source, now.wall, now.mono, targets, receipt, at_once);
+        let mut entry = Entry::new(seq, record.into(), source, now.wall, now.mono, targets, receipt, at_once);
         for delivery in parents.iter() {
             // A delivery that is over needs nobody to wait for it.
             if let Some(flight) = self.link_mut(ix).and_then(|l| l.flight(delivery)) {

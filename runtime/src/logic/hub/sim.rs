@@ -194,7 +194,7 @@ impl Simulated {
         while let Some(bytes) = frame::split(&mut rest).unwrap() {
             match FromHost::decode(bytes).unwrap() {
                 FromHost::Publish { ticket, output, now: at_once, parents, record } => {
-                    self.hub.publish(now, link, ticket, output, at_once, parents, record).unwrap();
+                    self.hub.publish(now, link, Sent { ticket, output, at_once, parents, record }).unwrap();
                 }
                 FromHost::Complete { first, count, completion, reason } => {
                     self.hub.complete(now, link, first, count, completion, reason).unwrap();
@@ -286,9 +286,9 @@ impl Simulated {
     }
 
     fn revive(&mut self) {
-        for module in 0..3 {
+        for (module, name) in NAMES.iter().enumerate() {
             if self.modules[module].link.is_none() && (!self.faults || self.dice.chance(3)) {
-                let link = self.hub.open_link(NAMES[module], &["out".into()], &["in".into()]);
+                let link = self.hub.open_link(name, &["out".into()], &["in".into()]);
                 self.hub.ready(link);
                 self.modules[module].link = Some(link);
             }

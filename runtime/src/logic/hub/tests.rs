@@ -52,7 +52,8 @@ impl Play {
     }
 
     fn send(&mut self, link: LinkIx, ticket: u64, body: &str) {
-        self.hub.publish(self.now(), link, ticket, 0, false, Parents::NONE, &record(body)).unwrap();
+        let sent = Sent { ticket, output: 0, at_once: false, parents: Parents::NONE, record: &record(body) };
+        self.hub.publish(self.now(), link, sent).unwrap();
     }
 
     fn complete(&mut self, link: LinkIx, id: u64, completion: Completion) {
@@ -64,8 +65,8 @@ impl Play {
         frame::publish(&mut frame, ticket, 0, false, &[parent], &record(body));
         let mut rest = &frame[..];
         match skerry_abi::wire::frame::FromHost::decode(frame::split(&mut rest).unwrap().unwrap()).unwrap() {
-            skerry_abi::wire::frame::FromHost::Publish { ticket, output, now, parents, record } => {
-                self.hub.publish(self.now(), link, ticket, output, now, parents, record).unwrap()
+            skerry_abi::wire::frame::FromHost::Publish { ticket, output, now: at_once, parents, record } => {
+                self.hub.publish(self.now(), link, Sent { ticket, output, at_once, parents, record }).unwrap()
             }
             other => panic!("{other:?}"),
         }

@@ -75,6 +75,26 @@ impl Hub {
         std::mem::take(&mut self.tapped)
     }
 
+    /// A delivery in words, for whoever asks what a module died of.
+    pub fn describe(&self, ix: LinkIx, delivery: u64) -> Option<String> {
+        let flight =
+            self.link(ix)?.flights.get(usize::try_from(delivery.checked_sub(self.link(ix)?.first_flight)?).ok()?)?;
+        let entry = &self.entries[flight.key];
+        let source = &self.sources[entry.source as usize].source;
+        let endpoint = &self.queues[flight.queue as usize].endpoint;
+        let id = skerry_abi::wire::record::Record::parse_trusted(&entry.record)
+            .and_then(|r| r.system(skerry_abi::wire::record::System::MessageId))
+            .map_or(String::new(), |id| format!(" with message id {id:?}"));
+        Some(format!(
+            "message {}{id} of {} bytes from {}/{}, accepted {}, to {endpoint}",
+            entry.seq,
+            entry.record.len(),
+            source.module,
+            source.output,
+            entry.enqueued.to_rfc3339()
+        ))
+    }
+
     /// Messages on their way to the instance, and those it has put aside.
     pub fn in_hand(&self, ix: LinkIx) -> (usize, usize) {
         self.link(ix).map_or((0, 0), |l| (l.flying, l.deferred))

@@ -1,0 +1,151 @@
+//! Queues that are longer than memory: what lies on disk anyway is dropped, and read back when its turn comes.
+//! Must never leave two copies of a message in one queue, nor change their order.
+
+use smallvec::SmallVec;
+
+use super::entry::{Entry, Key, Place, Target, TargetState};
+use super::persist::{LoadRequest, LoadedBlock, LoadedMessage};
+use super::queue::{Gap, Queue};
+use super::stored::{BlockState, is_set, set, unset};
+use super::{Hub, QueueIx, StoreState};
+use crate::model::limits::HEAD_BYTES;
+use crate::model::time::Now;
+
+impl Hub {
+    /// Drops from memory what lies on disk anyway, when memory runs short.
+    pub(super) fn trim(&mut self) {
+        if self.entries.bytes() < self.config.memory_bytes / 2 && self.gaps == 0 {
+            return;
+        }
+        let short = self.entries.bytes() >= self.config.memory_bytes / 2;
+        let head_bytes = self.head_bytes();
+        for ix in 0..self.queues.len() as QueueIx {
+            let queue = &self.queues[ix as usize];
+            // While a consumer gives messages back, some of a block may be with it and some here.
+            if !queue.rewinding && (queue.gap.is_some() || (short && queue.bytes > head_bytes)) {
+                self.trim_queue(ix, head_bytes);
+            }
+        }
+    }
+
+    /// What one queue may keep in memory although it lies on disk.
+    fn head_bytes(&self) -> u64 {
+        (self.config.memory_bytes / 2 / self.queues.len().max(1) as u64).clamp(4 * 1024, HEAD_BYTES)
+    }
+
+    fn trim_queue(&mut self, ix: QueueIx, head_bytes: u64) {
+        let had_gap = self.queues[ix as usize].gap.is_some();
+        let list = if had_gap { &self.queues[ix as usize].tail } else { &self.queues[ix as usize].head };
+        let mut kept_bytes = 0;
+        let mut last_kept_block = None;
+        let mut dropped: Vec<(Key, Place)> = Vec::new();
+        for key in list {
+            let entry = &self.entries[*key];
+            let Some(place) = entry.place.filter(|p| p.committed) else { break };
+            if !had_gap && (kept_bytes < head_bytes / 2 || last_kept_block == Some(place.block)) {
+                kept_bytes += entry.bytes();
+                last_kept_block = Some(place.block);
+            } else {
+                dropped.push((*key, place));
+            }
+        }
+        let Some((_, first)) = dropped.first() else { return };
+        let (_, last) = dropped[dropped.len() - 1];
+        let from = self.queues[ix as usize].gap.map_or(first.block, |gap| gap.from);
+        let queue = &mut self.queues[ix as usize];
+        if !had_gap {
+            let keep = queue.head.iter().position(|k| *k == dropped[0].0).expect("it was found there");
+            queue.tail = queue.head.split_off(keep);
+            self.gaps += 1;
+        }
+        queue.gap = Some(Gap { from, to: last.block });
+        queue.tail.drain(..dropped.len());
+        queue.bytes -= dropped.iter().map(|(k, _)| self.entries[*k].bytes()).sum::<u64>();
+        for (key, place) in dropped {
+            if let Some(state) = self.blocks.get_mut(&(ix, place.block)) {
+                unset(&mut state.resident, place.index);
+            }
+            let entry = &mut self.entries[key];
+            entry.target(ix).state = TargetState::OnDisk;
+            entry.resident -= 1;
+            if entry.resident == 0 {
+                self.free(key);
+            }
+        }
+    }
+
+    /// What to read next: for a queue whose memory runs low while its consumer is there.
+    pub fn poll_load(&mut self) -> Option<LoadRequest> {
+        if self.gaps == 0 || matches!(self.store, StoreState::Broken(_)) {
+            return None;
+        }
+        let head_bytes = self.head_bytes();
+        let due = |q: &Queue| !q.loading && q.consumer.is_some() && q.bytes < head_bytes / 2;
+        let ix = self.queues.iter().position(|q| q.gap.is_some() && due(q))?;
+        let queue = &mut self.queues[ix];
+        queue.loading = true;
+        let gap = queue.gap?;
+        Some(LoadRequest { queue: queue.id, ix: ix as QueueIx, from: gap.from, to: gap.to })
+    }
+
+    /// The block could not be read: the queue waits until the store was opened again.
+    pub fn handle_load_failed(&mut self, request: LoadRequest, reason: &str) {
+        self.queues[request.ix as usize].loading = false;
+        self.store = StoreState::Broken(reason.to_owned());
+    }
+
+    /// `None`: nothing (more) lies in the gap that was asked for.
+    pub fn handle_loaded(&mut self, now: Now, request: LoadRequest, loaded: Option<LoadedBlock>) {
+        let queue = &mut self.queues[request.ix as usize];
+        queue.loading = false;
+        if let Some((link, _)) = queue.consumer {
+            self.mark_dirty(link);
+        }
+        let queue = &mut self.queues[request.ix as usize];
+        let Some(gap) = &mut queue.gap else { return };
+        let through = loaded.as_ref().map_or(request.to, |b| b.block);
+        gap.from = through + 1;
+        if gap.from > gap.to {
+            queue.gap = None;
+            self.gaps -= 1;
+        }
+        if let Some(loaded) = loaded {
+            self.take_in_block(now, request.ix, loaded);
+        }
+        self.queues[request.ix as usize].join_tail();
+    }
+
+    fn take_in_block(&mut self, now: Now, ix: QueueIx, loaded: LoadedBlock) {
+        let at = (ix, loaded.block);
+        self.blocks.entry(at).or_insert(BlockState {
+            total: loaded.total,
+            settled: loaded.settled,
+            bits: loaded.bits,
+            resident: Vec::new(),
+            last_expiry: loaded.last_expiry,
+            written: Some(loaded.settled),
+            dirty: false,
+        });
+        for message in loaded.messages {
+            self.take_in(now, ix, loaded.block, message);
+        }
+    }
+
+    fn take_in(&mut self, now: Now, ix: QueueIx, block: u64, message: LoadedMessage) {
+        let Some(state) = self.blocks.get_mut(&(ix, block)) else { return };
+        if is_set(&state.bits, message.index) || !set(&mut state.resident, message.index) {
+            return;
+        }
+        let source = self.add_source(message.source);
+        let (expiry, attempts) = (message.expiry, message.attempts);
+        let target = Target { queue: ix, expiry, attempts, state: TargetState::Waiting, stored: true };
+        let targets = SmallVec::from_iter([target]);
+        let mut entry =
+            Entry::new(message.seq, message.record, source, message.enqueued, now.mono, targets, None, false);
+        entry.place = Some(Place { block, index: message.index, committed: true });
+        let key = self.entries.insert(entry);
+        let queue = &mut self.queues[ix as usize];
+        queue.put_back(&self.entries, key);
+        queue.next_expiry = queue.next_expiry.min(message.expiry);
+    }
+}
