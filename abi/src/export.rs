@@ -1,4 +1,5 @@
 //! `export_module!`: makes a cdylib an image. The only code of the SDK that is expanded into an author's crate.
+//! Must never need more of that crate than the module's type and a settings.json beside its source.
 
 use crate::{Module, description::Description, settings::check_defaults};
 

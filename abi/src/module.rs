@@ -1,4 +1,5 @@
 //! What an author writes: a type that implements `Module`. Only `start` has to be there.
+//! Must never gain a callback without a default: an author's code would no longer compile.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! The binary: a table of contents.
+//! Must never do anything itself but choose who does, and say how it ended.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

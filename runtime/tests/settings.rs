@@ -28,7 +28,7 @@ fn root() -> Surroundings {
 }
 
 fn user() -> Surroundings {
-    Surroundings { uid: 1000, folder: "/work".into(), home: Some("/home/u".into()), ..root() }
+    Surroundings { uid: 1000, folder: "/srv".into(), home: Some("/users/u".into()), ..root() }
 }
 
 /// Compares with a file, or rewrites it when UPDATE_EXPECT is set.
@@ -116,13 +116,13 @@ fn what_is_typed_is_meant() {
     let flags = Flags { config: Some("conf/c.toml".into()), ..Flags::default() };
     let config = resolve(typed, &flags, &user()).unwrap();
     assert_eq!(config.device_id, "Hannover01");
-    assert_eq!(config.modules.folders, [PathBuf::from("/work/conf/mine"), PathBuf::from("/opt/m")]);
+    assert_eq!(config.modules.folders, [PathBuf::from("/srv/conf/mine"), PathBuf::from("/opt/m")]);
     let instance = &config.modules.instances["f"];
     assert_eq!((instance.image.name.as_str(), instance.enabled), ("f", false));
     assert_eq!((instance.limits.memory_bytes_max, instance.limits.files_max), (1 << 20, 32));
     assert_eq!((config.store.ttl, config.store.quota), (TimeToLive::Never, Quota::Bytes(4 << 20)));
     assert_eq!((config.store.at_quota, config.store.flush_interval), (AtQuota::Evict, Duration::from_secs(60)));
-    assert_eq!(config.store.path, Path::new("/work/conf/s/store"));
+    assert_eq!(config.store.path, Path::new("/srv/conf/s/store"));
     let routes: Vec<_> = config.routes.iter().map(|r| (r.name.as_str(), r.line, r.ttl)).collect();
     assert_eq!(routes, [("z", 16, TimeToLive::Never), ("a", 17, TimeToLive::After(Duration::from_secs(5)))]);
 }
@@ -140,13 +140,13 @@ fn flags_beat_the_file_and_users_have_their_own_folders() {
     assert_eq!(config.device_id, "D");
     assert_eq!(
         (config.state_folder.as_path(), config.control_socket.as_path()),
-        (Path::new("/work/s"), Path::new("/c.sock"))
+        (Path::new("/srv/s"), Path::new("/c.sock"))
     );
-    assert_eq!(config.modules.folders, [Path::new("/work/m")]);
+    assert_eq!(config.modules.folders, [Path::new("/srv/m")]);
     let bad = Flags { device: Some("a b".into()), ..Flags::default() };
     assert!(resolve(Settings::default(), &bad, &user()).unwrap_err().starts_with("--device: expected 1 to 128"));
     let own = resolve(Settings::default(), &Flags::default(), &user()).unwrap();
-    assert_eq!(own.state_folder, Path::new("/home/u/.local/state/skerry"));
+    assert_eq!(own.state_folder, Path::new("/users/u/.local/state/skerry"));
     assert_eq!(own.control_socket, Path::new("/tmp/skerry-1000/control.sock"));
     let xdg = Surroundings { xdg_state: Some("/st".into()), xdg_runtime: Some("/run/user/1000".into()), ..user() };
     let own = resolve(Settings::default(), &Flags::default(), &xdg).unwrap();

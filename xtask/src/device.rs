@@ -18,7 +18,7 @@ use crate::{cargo, control, interrupt};
 /// How long the runtime may take to stop: its own bound for all modules, and some.
 const STOP_WAIT: Duration = Duration::from_secs(15);
 /// How often something is looked at while it is waited for.
-pub const LOOK: Duration = Duration::from_millis(10);
+pub const LOOK: Duration = Duration::from_millis(5);
 
 pub struct Device {
     folder: Option<TempDir>,

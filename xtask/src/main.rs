@@ -1,16 +1,19 @@
 //! The chores of this repository: `cargo xtask <what>`. A table of contents: each command is a file or folder of its own.
+//! Must never be needed to build or run the product.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use argh::FromArgs;
 
+mod bench;
 mod cargo;
 mod control;
 mod demo;
 mod device;
 mod interrupt;
 mod new;
+mod tidy;
 
 /// the chores of this repository
 #[derive(FromArgs)]
@@ -22,8 +25,28 @@ struct Arguments {
 #[derive(FromArgs)]
 #[argh(subcommand)]
 enum Task {
+    Bench(Bench),
     Demo(Demo),
     New(New),
+    Tidy(Tidy),
+}
+
+/// measures, beside a peer on the same machine; one line a figure
+#[derive(FromArgs)]
+#[argh(subcommand, name = "bench")]
+struct Bench {
+    /// only figures whose name begins like this
+    #[argh(option, arg_name = "name")]
+    only: Option<String>,
+    /// print JSON lines
+    #[argh(switch)]
+    json: bool,
+    /// cargo profile of the binary (default: fast, that is release without link-time optimisation)
+    #[argh(option, default = "String::from(\"fast\")")]
+    profile: String,
+    /// runs of each figure (default: 5); their median is the value
+    #[argh(option, default = "5")]
+    runs: usize,
 }
 
 /// shows a device at work for half a minute: what flows, what is killed and comes back, and that nothing is lost
@@ -47,9 +70,22 @@ struct New {
     name: String,
 }
 
+/// checks the rules of the house: who knows whom, headers, lengths, words
+#[derive(FromArgs)]
+#[argh(subcommand, name = "tidy")]
+struct Tidy {
+    /// take out of the ratchet what has become better
+    #[argh(switch)]
+    tighten: bool,
+}
+
 fn main() -> ExitCode {
     let good = match argh::from_env::<Arguments>().task {
+        Task::Bench(Bench { only, json, profile, runs }) => {
+            bench::run(&bench::Wanted { only: only.as_deref(), json, profile: &profile, runs })
+        }
         Task::Demo(Demo { keep }) => demo::run(keep),
+        Task::Tidy(Tidy { tighten }) => tidy::run(tighten),
         Task::New(New { path, name }) => new::run(&path, &name).map(|()| true),
     };
     match good {

@@ -1,4 +1,5 @@
 //! The measurements: a thread that keeps a window of receipts, a ring of messages that go round, a sink that counts.
+//! Must never grow with the number of messages beyond what a result needs.
 
 use std::{collections::VecDeque, time::Instant};
 

@@ -1,4 +1,5 @@
 //! The faults by name. Those that come back say what they met: a test reads it.
+//! Must never do harm beyond its own process and folder.
 
 use std::{
     fs,

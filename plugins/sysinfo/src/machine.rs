@@ -1,4 +1,5 @@
-//! Reads the machine's state from /proc, /sys and statvfs. Every value may be missing.
+//! Reads the machine's state from /proc, /sys and statvfs.
+//! Must never take a value for granted: every one may be missing.
 
 use std::{collections::BTreeMap, fs};
 

@@ -1,4 +1,5 @@
 //! The readings of one key in one window: their sum, which they were, and their handles.
+//! Must never let go of a handle before the aggregate is sent.
 
 use std::collections::BTreeMap;
 

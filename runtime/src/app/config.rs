@@ -1,178 +1,17 @@
 //! What the settings mean: file, flags and surroundings in one value without open questions.
 //! Must never touch the file system beyond reading the configuration itself: `resolve` is pure.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
 use super::settings::{self, LimitSettings, RouteSettings, Settings};
+pub use crate::model::config::*;
 
 /// First wait after a failure, as IoT Edge has it; doubled each time up to the next.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(10);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Priority of a route that names none.
 pub const PRIORITY_DEFAULT: u32 = 2_000_000_000;
-/// Characters of a device or module id: IoT Hub's limit.
-const ID_LENGTH_MAX: usize = 128;
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Config {
-    /// The file that was read, if there was one.
-    pub file: Option<PathBuf>,
-    pub device_id: String,
-    pub provisioning: Provisioning,
-    pub modules: ModulesConfig,
-    /// For instances that say nothing else.
-    pub limits: Limits,
-    pub isolation: IsolationConfig,
-    pub routes: Vec<RouteConfig>,
-    pub store: StoreConfig,
-    pub restart: RestartConfig,
-    pub state_folder: PathBuf,
-    pub control_socket: PathBuf,
-    pub log_level: log::LevelFilter,
-    /// Instances whose host waits for a debugger before it opens the image.
-    pub wait_debugger: Vec<String>,
-}
-
-/// Where identity and keys come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Provisioning {
-    None,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct ModulesConfig {
-    pub folders: Vec<PathBuf>,
-    pub autostart: bool,
-    pub instances: BTreeMap<String, InstanceConfig>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct InstanceConfig {
-    pub image: ImageRef,
-    pub enabled: bool,
-    pub env: BTreeMap<String, String>,
-    pub limits: Limits,
-    /// Desired properties for a twin that has none yet.
-    pub settings: Map<String, Value>,
-}
-
-/// An image in the drop-in folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageRef {
-    pub name: String,
-    /// Absent: the newest.
-    pub version: Option<String>,
-}
-
-impl ImageRef {
-    /// `NAME` or `NAME@VERSION`. The error says what was expected.
-    pub fn parse(text: &str) -> Result<ImageRef, String> {
-        let (name, version) = text.split_once('@').map_or((text, None), |(name, version)| (name, Some(version)));
-        if text.contains(':') {
-            return Err("\"NAME\" or \"NAME@VERSION\" (file:, https: and oci: are not in this version)".to_owned());
-        }
-        if instance_name_fault(name).is_some() || version.is_some_and(str::is_empty) {
-            return Err("\"NAME\" or \"NAME@VERSION\"".to_owned());
-        }
-        Ok(ImageRef { name: name.to_owned(), version: version.map(str::to_owned) })
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub memory_bytes_max: u64,
-    pub files_max: u32,
-    pub processes_max: u32,
-    pub hang_after: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits { memory_bytes_max: 128 << 20, files_max: 256, processes_max: 64, hang_after: Duration::from_secs(30) }
-    }
-}
-
-impl Limits {
-    fn with(&self, typed: &LimitSettings) -> Limits {
-        Limits {
-            memory_bytes_max: typed.memory_max.unwrap_or(self.memory_bytes_max),
-            files_max: typed.files_max.unwrap_or(self.files_max),
-            processes_max: typed.processes_max.unwrap_or(self.processes_max),
-            hang_after: typed.hang_after.unwrap_or(self.hang_after),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IsolationConfig {
-    /// First of the uids that instances get when the runtime is root.
-    pub uid_base: u32,
-    pub landlock: bool,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct RouteConfig {
-    pub name: String,
-    pub route: String,
-    pub line: usize,
-    /// 0 is served first; a route that says nothing comes after 9, as in IoT Edge.
-    pub priority: u32,
-    pub ttl: TimeToLive,
-}
-
-impl RouteConfig {
-    fn with(typed: RouteSettings, ttl: TimeToLive) -> RouteConfig {
-        RouteConfig {
-            name: typed.name,
-            route: typed.route,
-            line: typed.line,
-            priority: typed.priority.unwrap_or(PRIORITY_DEFAULT),
-            ttl: typed.ttl.unwrap_or(ttl),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimeToLive {
-    After(Duration),
-    Never,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct StoreConfig {
-    pub path: PathBuf,
-    pub quota: Quota,
-    pub flush_interval: Duration,
-    pub ttl: TimeToLive,
-    pub memory_bytes_max: u64,
-    pub at_quota: AtQuota,
-    pub allow_volatile_state: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quota {
-    /// The smaller of a quarter of the file system's free space and 1 GiB.
-    Auto,
-    Bytes(u64),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtQuota {
-    Refuse,
-    Evict,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RestartConfig {
-    pub backoff_base: Duration,
-    pub backoff_max: Duration,
-    pub max_restarts: u32,
-    pub healthy_after: Duration,
-}
 
 /// The flags of `skerry run`; each beats the file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -195,20 +34,6 @@ pub struct RouteFault {
 
 /// Judges the text of a route: the language is `logic`'s, the file and line are known here.
 pub type RouteCheck = fn(&str) -> Result<(), RouteFault>;
-
-/// What a device or instance id must be, if `id` is not.
-pub fn id_fault(id: &str) -> Option<String> {
-    let good = |c: char| c.is_ascii_alphanumeric() || "-._:%#*?!(),=@;$'".contains(c);
-    let bad = id.is_empty() || id.len() > ID_LENGTH_MAX || !id.chars().all(good);
-    bad.then(|| "1 to 128 ASCII letters, digits and - . _ : % # * ? ! ( ) , = @ ; $ '".to_owned())
-}
-
-/// The same for instances and images, whose names also become folders and parts of topics.
-pub fn instance_name_fault(name: &str) -> Option<&'static str> {
-    let good = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    let bad = name.is_empty() || name.len() > ID_LENGTH_MAX || name.starts_with('.') || !name.chars().all(good);
-    bad.then_some("1 to 128 ASCII letters, digits and - . _, not beginning with a dot")
-}
 
 /// What the process finds itself in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -318,7 +143,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         None => vec![place.module_folder()],
     };
     let host_name = Some(place.host_name.clone()).filter(|name| id_fault(name).is_none());
-    let limits = Limits::default().with(&typed.limits);
+    let limits = limits_with(&Limits::default(), &typed.limits);
     let state_folder = pick(&flags.state, &typed.state_folder, place.state_folder());
     let ttl = typed.store.ttl.unwrap_or(TimeToLive::After(Duration::from_secs(7_200)));
     let instances = typed.instances.into_iter().map(|(name, instance)| {
@@ -326,7 +151,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
             image: instance.image.unwrap_or_else(|| ImageRef { name: name.clone(), version: None }),
             enabled: instance.enabled.unwrap_or(true),
             env: instance.env,
-            limits: limits.with(&instance.limits),
+            limits: limits_with(&limits, &instance.limits),
             settings: instance.desired.unwrap_or_default(),
         };
         (name, config)
@@ -341,7 +166,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
             uid_base: typed.uid_base.unwrap_or(2_000_000_000),
             landlock: typed.landlock.unwrap_or(true),
         },
-        routes: typed.routes.into_iter().map(|route| RouteConfig::with(route, ttl)).collect(),
+        routes: typed.routes.into_iter().map(|route| route_with(route, ttl)).collect(),
         store: StoreConfig {
             path: state_folder.join(typed.store.path.as_deref().unwrap_or("store")),
             quota: typed.store.quota.unwrap_or(Quota::Auto),
@@ -363,4 +188,24 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         log_level: typed.log_level.unwrap_or(log::LevelFilter::Info),
         wait_debugger: flags.wait_debugger.clone(),
     })
+}
+
+/// What an instance says, over what all instances have.
+fn limits_with(all: &Limits, typed: &LimitSettings) -> Limits {
+    Limits {
+        memory_bytes_max: typed.memory_max.unwrap_or(all.memory_bytes_max),
+        files_max: typed.files_max.unwrap_or(all.files_max),
+        processes_max: typed.processes_max.unwrap_or(all.processes_max),
+        hang_after: typed.hang_after.unwrap_or(all.hang_after),
+    }
+}
+
+fn route_with(typed: RouteSettings, ttl: TimeToLive) -> RouteConfig {
+    RouteConfig {
+        name: typed.name,
+        route: typed.route,
+        line: typed.line,
+        priority: typed.priority.unwrap_or(PRIORITY_DEFAULT),
+        ttl: typed.ttl.unwrap_or(ttl),
+    }
 }

@@ -1,4 +1,5 @@
 //! The runtime's own log: one line an event on standard error, for journald, logread or a terminal.
+//! Must never fail: a log that can't be written is no reason to end.
 
 use std::io::Write;
 

@@ -1,4 +1,5 @@
-//! `skerry run`: every channel and task is made here, and ended here. Nothing else wires anything.
+//! `skerry run`: every channel and task is made here, and ended here.
+//! Must never decide anything while it runs; nothing else wires anything.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -78,7 +78,7 @@ where
     Fut: Future<Output = Reply>,
 {
     let answer = &answer;
-    let service = service_fn(move |request: hyper::Request<Incoming>| async move {
+    let serve = service_fn(move |request: hyper::Request<Incoming>| async move {
         Ok::<_, Infallible>(encode(answer(decode(request)).await, once))
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -87,7 +87,7 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .keep_alive(!once)
-        .serve_connection(FuturesIo::new(stream), service)
+        .serve_connection(FuturesIo::new(stream), serve)
         .await;
     if let Err(error) = served {
         log::debug!("control connection ended: {error}");

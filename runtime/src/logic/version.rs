@@ -1,4 +1,5 @@
 //! Order of image versions: numbers as numbers, a pre-release before its release, as cargo has it.
+//! Must never refuse a version: what is none is compared as text.
 
 /// `a` comes after `b`. Versions that are no versions are compared as text.
 pub fn is_newer(a: &str, b: &str) -> bool {

@@ -1,4 +1,5 @@
-//! Where a message comes from and where it can go. Nouns only.
+//! Where a message comes from and where it can go.
+//! Nouns only: must never know how routes or queues use them.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
 //! What an image says about itself and what it needs of a device. Plain values, read from the file by `io::image`.
+//! Must never promise what was not read: what a file leaves out is absent here.
 
 use std::fmt;
 

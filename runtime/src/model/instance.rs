@@ -1,4 +1,5 @@
-//! How an instance ended, in words that an operator can act on. Must never guess: what is not known is left out.
+//! How an instance ended, in words that an operator can act on.
+//! Must never guess: what is not known is left out.
 
 use skerry_abi::wire::frame::FailureKind;
 use std::fmt;

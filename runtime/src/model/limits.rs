@@ -1,4 +1,5 @@
 //! Every limit of the hub, with unit and reason. What is configurable has its default here.
+//! Must never hold a number without both.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! The nouns. Knows nobody; never serialises itself.
 
+pub mod config;
 pub mod endpoint;
 pub mod image;
 pub mod instance;

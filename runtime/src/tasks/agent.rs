@@ -11,10 +11,10 @@ use smol::channel::Receiver;
 use super::board::{Order, Slot};
 use super::instance;
 use super::world::World;
-use crate::app::config::ImageRef;
 use crate::io::watch::Watch;
 use crate::logic::plan::{Running, Step, Wanted, plan};
 use crate::logic::version;
+use crate::model::config::ImageRef;
 use crate::model::image::Image;
 
 /// Orders that may wait for an instance that is busy ending.

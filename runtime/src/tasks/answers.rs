@@ -169,7 +169,7 @@ async fn send(world: &World, module: &str, output: &str, record: &[u8]) -> Resul
                 .map_or(String::new(), |n| format!(": did you mean {n:?}?"));
             return Err(Refusal::new(404, format!("{module} declares no output {output:?}{hint}")));
         }
-    } else if let Some(fault) = crate::app::config::instance_name_fault(module) {
+    } else if let Some(fault) = crate::model::config::instance_name_fault(module) {
         return Err(Refusal::new(400, format!("{module:?} is no module name: expected {fault}")));
     }
     let answered = world.senders.borrow_mut().send(&world.port, module, output, record)?;

@@ -1,4 +1,5 @@
-//! One process of an instance, from its first frame to its last words. Must never wait for it without an end.
+//! One process of an instance, from its first frame to its last words.
+//! Must never wait for it without an end.
 
 use std::rc::Rc;
 use std::time::Duration;

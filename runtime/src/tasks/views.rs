@@ -1,4 +1,5 @@
-//! The JSON of `status`, `list` and `tap`. Shapes only; what they say is read from the board and the hub.
+//! The JSON of `status`, `list` and `tap`.
+//! Shapes only: must never count anything itself, what they say is read from the board and the hub.
 
 use std::rc::Rc;
 

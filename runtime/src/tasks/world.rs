@@ -1,4 +1,5 @@
 //! What every task of the runtime is handed: made once, in the wiring.
+//! Must never hold what only one task needs.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -7,11 +8,11 @@ use smol::LocalExecutor;
 
 use super::board::Board;
 use super::port::Port;
-use crate::app::config::{Config, Limits};
 use crate::io::crash_report::CrashReports;
 use crate::io::images::Images;
 use crate::io::process::HostBinary;
 use crate::io::secret::Keys;
+use crate::model::config::{Config, Limits};
 
 pub struct World {
     pub config: Config,

@@ -1,4 +1,5 @@
-//! Verbs that watch: `logs` and `tap`. Must never hold a line back: each is printed as it comes.
+//! Verbs that watch: `logs` and `tap`.
+//! Must never hold a line back: each is printed as it comes.
 
 use std::io::{self, Write};
 

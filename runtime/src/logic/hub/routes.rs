@@ -1,4 +1,5 @@
 //! Endpoints of the route table as queues of the hub.
+//! Must never move a message that is queued already: new routes are for new messages.
 
 use super::queue::Queue;
 use super::{Hub, QueueIx, SourceIx};

@@ -1,4 +1,5 @@
-//! What `status`, `tap` and the tests see of the hub. Copies; nobody outside reaches into it.
+//! What `status`, `tap` and the tests see of the hub. Copies.
+//! Must never let anybody outside reach into it.
 
 use super::{Hub, Ledger, LinkIx, StoreState};
 use crate::model::endpoint::{Endpoint, Priority, Source};

@@ -75,9 +75,9 @@ fn the_fields_conditions() {
 
 #[test]
 fn the_fields_routes() {
-    let data: Json = serde_json::from_str(include_str!("../../../../tests/data/route-strings.json")).unwrap();
+    let strings: Json = serde_json::from_str(include_str!("../../../../tests/data/route-strings.json")).unwrap();
     let mut failures = Vec::new();
-    for row in data["routes"].as_array().unwrap() {
+    for row in strings["routes"].as_array().unwrap() {
         let route = row["route"].as_str().unwrap();
         let got = split_route(route);
         let fits = match &got {
@@ -99,7 +99,7 @@ fn the_fields_routes() {
             failures.push(format!("{route}: {got:?}"));
         }
     }
-    for row in data["source_match"].as_array().unwrap() {
+    for row in strings["source_match"].as_array().unwrap() {
         let (route, message) = (row["route_source"].as_str().unwrap(), row["message_source"].as_str().unwrap());
         if source_matches(&normal_source(route), &normal_source(message)) != row["match"] {
             failures.push(format!("{route} on {message}"));

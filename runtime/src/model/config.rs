@@ -1,0 +1,159 @@
+//! What was configured, with no question left open: every value is there and valid.
+//! Must never know where it came from: file, flags and defaults are `app::config`'s.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+/// Characters of a device or module id: IoT Hub's limit.
+const ID_LENGTH_MAX: usize = 128;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
+    pub device_id: String,
+    pub provisioning: Provisioning,
+    pub modules: ModulesConfig,
+    /// For instances that say nothing else.
+    pub limits: Limits,
+    pub isolation: IsolationConfig,
+    pub routes: Vec<RouteConfig>,
+    pub store: StoreConfig,
+    pub restart: RestartConfig,
+    pub state_folder: PathBuf,
+    pub control_socket: PathBuf,
+    pub log_level: log::LevelFilter,
+    /// Instances whose host waits for a debugger before it opens the image.
+    pub wait_debugger: Vec<String>,
+}
+
+/// Where identity and keys come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provisioning {
+    None,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModulesConfig {
+    pub folders: Vec<PathBuf>,
+    pub autostart: bool,
+    pub instances: BTreeMap<String, InstanceConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceConfig {
+    pub image: ImageRef,
+    pub enabled: bool,
+    pub env: BTreeMap<String, String>,
+    pub limits: Limits,
+    /// Desired properties for a twin that has none yet.
+    pub settings: Map<String, Value>,
+}
+
+/// An image in the drop-in folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRef {
+    pub name: String,
+    /// Absent: the newest.
+    pub version: Option<String>,
+}
+
+impl ImageRef {
+    /// `NAME` or `NAME@VERSION`. The error says what was expected.
+    pub fn parse(text: &str) -> Result<ImageRef, String> {
+        let (name, version) = text.split_once('@').map_or((text, None), |(name, version)| (name, Some(version)));
+        if text.contains(':') {
+            return Err("\"NAME\" or \"NAME@VERSION\" (file:, https: and oci: are not in this version)".to_owned());
+        }
+        if instance_name_fault(name).is_some() || version.is_some_and(str::is_empty) {
+            return Err("\"NAME\" or \"NAME@VERSION\"".to_owned());
+        }
+        Ok(ImageRef { name: name.to_owned(), version: version.map(str::to_owned) })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub memory_bytes_max: u64,
+    pub files_max: u32,
+    pub processes_max: u32,
+    pub hang_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { memory_bytes_max: 128 << 20, files_max: 256, processes_max: 64, hang_after: Duration::from_secs(30) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IsolationConfig {
+    /// First of the uids that instances get when the runtime is root.
+    pub uid_base: u32,
+    pub landlock: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteConfig {
+    pub name: String,
+    pub route: String,
+    pub line: usize,
+    /// 0 is served first; a route that says nothing comes after 9, as in IoT Edge.
+    pub priority: u32,
+    pub ttl: TimeToLive,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeToLive {
+    After(Duration),
+    Never,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreConfig {
+    pub path: PathBuf,
+    pub quota: Quota,
+    pub flush_interval: Duration,
+    pub ttl: TimeToLive,
+    pub memory_bytes_max: u64,
+    pub at_quota: AtQuota,
+    pub allow_volatile_state: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quota {
+    /// The smaller of a quarter of the file system's free space and 1 GiB.
+    Auto,
+    Bytes(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtQuota {
+    Refuse,
+    Evict,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartConfig {
+    pub backoff_base: Duration,
+    pub backoff_max: Duration,
+    pub max_restarts: u32,
+    pub healthy_after: Duration,
+}
+
+/// What a device or instance id must be, if `id` is not.
+pub fn id_fault(id: &str) -> Option<String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-._:%#*?!(),=@;$'".contains(c);
+    let bad = id.is_empty() || id.len() > ID_LENGTH_MAX || !id.chars().all(good);
+    bad.then(|| "1 to 128 ASCII letters, digits and - . _ : % # * ? ! ( ) , = @ ; $ '".to_owned())
+}
+
+/// The same for instances and images, whose names also become folders and parts of topics.
+pub fn instance_name_fault(name: &str) -> Option<&'static str> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let bad = name.is_empty() || name.len() > ID_LENGTH_MAX || name.starts_with('.') || !name.chars().all(good);
+    bad.then_some("1 to 128 ASCII letters, digits and - . _, not beginning with a dot")
+}

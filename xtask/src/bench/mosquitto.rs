@@ -1,0 +1,158 @@
+//! The peer: Mosquitto on loopback, QoS 1, with a configuration and a port of its own. Its limits are set so that they
+//! do not bind: no persistence, no delay of small packets, as many messages in flight as the publisher has.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::mqtt::{Client, Packet};
+use crate::interrupt;
+
+pub const NAME: &str = "mosquitto QoS 1";
+
+pub struct Mosquitto {
+    child: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Mosquitto {
+    pub fn start() -> Result<Mosquitto, String> {
+        install()?;
+        let fault = |e: std::io::Error| format!("can't start mosquitto: {e}");
+        let folder = tempfile::tempdir().map_err(fault)?;
+        // Free a moment ago; whoever takes it in between makes the start fail, and says so.
+        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).map_err(fault)?.port();
+        let config = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n\
+             max_inflight_messages 1000\nmax_queued_messages 0\nlog_type error\n"
+        );
+        let file = folder.path().join("mosquitto.conf");
+        fs::write(&file, config).map_err(fault)?;
+        let mut command = Command::new(program());
+        command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().map_err(fault)?;
+        let mosquitto = Mosquitto { child, port, _folder: folder };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            interrupt::check()?;
+            if Instant::now() > deadline {
+                return Err("mosquitto does not listen".to_owned());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(mosquitto)
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// Messages a second from a publisher with `window` unacknowledged ones to a subscriber that acknowledges each.
+    pub fn hop(&self, count: u64, bytes: usize, window: u64) -> Result<f64, String> {
+        let mut subscriber = Client::connect(self.port, "subscriber")?;
+        subscriber.subscribe("hop")?;
+        let receiving = thread::spawn(move || receive(&mut subscriber, count));
+        let mut publisher = Client::connect(self.port, "publisher")?;
+        let body = vec![b'x'; bytes];
+        let begin = Instant::now();
+        let (mut sent, mut safe) = (0, 0);
+        while safe < count {
+            while sent < count && sent - safe < window {
+                publisher.publish("hop", &body);
+                sent += 1;
+            }
+            publisher.flush()?;
+            let mut packet = Some(publisher.read()?);
+            while let Some(got) = packet {
+                safe += u64::from(matches!(got, Packet::Acknowledged(_)));
+                packet = publisher.read_buffered();
+            }
+        }
+        receiving.join().map_err(|_| "the subscriber panicked")??;
+        Ok(count as f64 / begin.elapsed().as_secs_f64())
+    }
+
+    /// Microseconds of each trip there and back, one at a time, sorted.
+    pub fn echo(&self, count: u64, bytes: usize) -> Result<Vec<f64>, String> {
+        let mut echo = Client::connect(self.port, "echo")?;
+        echo.subscribe("ping")?;
+        let mut driver = Client::connect(self.port, "driver")?;
+        driver.subscribe("pong")?;
+        let body = vec![b'x'; bytes];
+        let back = body.clone();
+        let echoing = thread::spawn(move || -> Result<(), String> {
+            let mut done = 0;
+            while done < count {
+                if let Packet::Publish { id, .. } = echo.read()? {
+                    // What came in is acknowledged with what goes out, in one write.
+                    echo.publish("pong", &back);
+                    echo.acknowledge(id);
+                    echo.flush()?;
+                    done += 1;
+                }
+            }
+            Ok(())
+        });
+        let mut trips = Vec::with_capacity(count as usize);
+        while (trips.len() as u64) < count {
+            let begin = Instant::now();
+            driver.publish("ping", &body);
+            driver.flush()?;
+            let id = loop {
+                if let Packet::Publish { id, .. } = driver.read()? {
+                    break id;
+                }
+            };
+            trips.push(begin.elapsed().as_nanos() as f64 / 1_000.0);
+            driver.acknowledge(id);
+        }
+        driver.flush()?;
+        echoing.join().map_err(|_| "the echo panicked")??;
+        trips.sort_by(f64::total_cmp);
+        Ok(trips)
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn receive(subscriber: &mut Client, count: u64) -> Result<(), String> {
+    let mut received = 0;
+    while received < count {
+        let mut packet = Some(subscriber.read()?);
+        while let Some(got) = packet {
+            if let Packet::Publish { id, .. } = got {
+                subscriber.acknowledge(id);
+                received += 1;
+            }
+            packet = subscriber.read_buffered();
+        }
+        subscriber.flush()?;
+    }
+    Ok(())
+}
+
+/// Debian keeps it where only root's path looks.
+fn program() -> &'static str {
+    const DEBIAN: &str = "/usr/sbin/mosquitto";
+    if fs::exists(DEBIAN).unwrap_or(false) { DEBIAN } else { "mosquitto" }
+}
+
+fn install() -> Result<(), String> {
+    let there = || Command::new(program()).arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if there() {
+        return Ok(());
+    }
+    eprintln!("installing mosquitto");
+    let _ = Command::new("apt-get").args(["install", "-y", "-q", "mosquitto"]).stdout(Stdio::null()).status();
+    if there() { Ok(()) } else { Err("mosquitto is missing; install it with: apt-get install mosquitto".to_owned()) }
+}

@@ -1,0 +1,102 @@
+//! skerry's side of a measurement: a device with the bench module as driver, echo and sink, and what /proc says of it.
+//! Must never measure a first run: processes, pages and queues are warmed up by a short one.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::device::Device;
+
+/// Longest that one run may take.
+const RUN_WAIT: Duration = Duration::from_secs(120);
+
+/// Instances `source`, `sink` and `echo` of the bench module.
+pub fn device(built: &Path) -> Result<Device, String> {
+    let config = r#"
+[device]
+id = "bench"
+[modules]
+autostart = false
+[modules.source]
+image = "bench"
+[modules.sink]
+image = "bench"
+[modules.echo]
+image = "bench"
+[routes]
+to_sink = 'FROM /messages/modules/source/outputs/ping INTO BrokeredEndpoint("/modules/sink/inputs/sink")'
+"#;
+    started(built, config, &["bench"], &["source", "sink", "echo"])
+}
+
+/// The same with a route there and one back.
+pub fn echo_device(built: &Path) -> Result<Device, String> {
+    let config = r#"
+[device]
+id = "bench"
+[modules]
+autostart = false
+[modules.source]
+image = "bench"
+[modules.echo]
+image = "bench"
+[routes]
+there = 'FROM /messages/modules/source/outputs/ping INTO BrokeredEndpoint("/modules/echo/inputs/echo")'
+back = 'FROM /messages/modules/echo/outputs/reply INTO BrokeredEndpoint("/modules/source/inputs/pong")'
+"#;
+    started(built, config, &["bench"], &["source", "echo"])
+}
+
+pub fn started(built: &Path, config: &str, plugins: &[&str], modules: &[&str]) -> Result<Device, String> {
+    let mut device = Device::new("bench", built, plugins, config)?;
+    device.start()?;
+    device.wait_running(modules)?;
+    Ok(device)
+}
+
+/// Starts a run of the driver.
+pub fn begin(device: &Device, run: &str, count: u64, bytes: usize, window: u64) -> Result<(), String> {
+    let settings = json!({"run": run, "count": count, "bytes": bytes, "window": window});
+    let answer = device.call("source", "run", &settings)?;
+    match answer["status"].as_u64() {
+        Some(200..=299) => Ok(()),
+        _ => Err(format!("the bench module refused to run: {answer}")),
+    }
+}
+
+/// A whole run, and what the driver says of it.
+pub fn run(device: &mut Device, run: &str, count: u64, bytes: usize, window: u64) -> Result<Value, String> {
+    begin(device, run, count, bytes, window)?;
+    device.wait("result of the run", RUN_WAIT, |device| {
+        let twin = device.get("/modules/source/twin").ok()?;
+        let result = twin.pointer("/reported/result").or(twin.pointer("/properties/reported/result"))?;
+        let is_ours = result["count"] == count && result["run"] == run;
+        is_ours.then(|| result.clone())
+    })
+}
+
+/// Processes of the runtime and all its modules.
+pub fn pids(device: &Device) -> Result<Vec<i32>, String> {
+    let modules = device.get("/modules")?;
+    let hosts = modules.as_array().into_iter().flatten().filter_map(|m| m["pid"].as_i64()).map(|pid| pid as i32);
+    Ok(device.pid().into_iter().chain(hosts).collect())
+}
+
+/// Memory of a process, shared pages counted by share, bytes.
+pub fn pss_bytes(pid: i32) -> Result<f64, String> {
+    number(&format!("/proc/{pid}/smaps_rollup"), "Pss:").map(|kib| kib * 1024.0)
+}
+
+/// Bytes that a process caused to be written to a disk, so far.
+pub fn written_bytes(pid: i32) -> Result<f64, String> {
+    number(&format!("/proc/{pid}/io"), "write_bytes:")
+}
+
+fn number(file: &str, key: &str) -> Result<f64, String> {
+    let text = fs::read_to_string(file).map_err(|e| format!("{file}: {e} (a runtime lets only root look)"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let value = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    value.ok_or_else(|| format!("{file} has no {key}"))
+}
