@@ -97,6 +97,29 @@ fn other_files_are_none_of_its_business() {
 }
 
 #[test]
+fn without_autostart_only_what_is_named_runs() {
+    let config =
+        "[modules]\nautostart = false\n[modules.mine]\nimage = \"scribe\"\n[modules.filter]\nenabled = false\n";
+    let device = Device::started(config);
+    device.drop_in("filter.so", &Image::of("filter"));
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.wait_running("mine");
+    let modules = device.get("/modules");
+    let names: Vec<&str> = modules.as_array().unwrap().iter().filter_map(|m| m["name"].as_str()).collect();
+    assert_eq!(names, ["mine"]);
+}
+
+#[test]
+fn two_instances_of_one_image_are_two() {
+    let config = "[modules.left]\nimage = \"scribe\"\n[modules.right]\nimage = \"scribe\"\n";
+    let device = Device::started(config);
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    let (left, right) = (device.wait_running("left"), device.wait_running("right"));
+    assert!(left.pid != right.pid);
+    device.wait_running("scribe");
+}
+
+#[test]
 fn a_folder_that_is_made_later_is_found() {
     let device = Device::new("");
     fs::remove_dir(device.path("modules")).unwrap();

@@ -138,7 +138,10 @@ fn poison_goes_to_the_dead_letters_and_the_rest_goes_on() {
         device.wait_count("faulty", "pending", 0);
         if poison == "segfault" {
             let report = std::fs::read_to_string(device.path("state/crashes/faulty/00000001.txt")).unwrap();
-            assert!(report.contains("message_in_progress: delivery "), "{report}");
+            assert!(
+                report.contains("message_in_progress: message 2 of ") && report.contains(" from tester/faulty"),
+                "{report}"
+            );
         }
     }
 }

@@ -121,6 +121,27 @@ fn modules_that_are_killed_on_the_way_lose_nothing() {
 }
 
 #[test]
+fn an_update_under_load_loses_nothing() {
+    let mut device = Device::new(CHAIN);
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.drop_in("ledger.so", &Image::scribe_named("ledger"));
+    device.start();
+    let mut sender = device.sender("tester", "out");
+    let mut sent = 0;
+    for version in ["0.9.1", "0.9.2", "0.9.3"] {
+        let before = device.wait_running("scribe");
+        sender.send(sent..sent + 300);
+        sent += 300;
+        device.drop_in("scribe.so", &Image::of("scribe").with_version(version));
+        assert_eq!(device.wait_after("scribe", before.generation).version, version);
+    }
+    sender.wait_answers(sent as usize);
+    let (acknowledged, all) = sender.end();
+    assert_eq!(acknowledged, all);
+    nothing_is_missing(&device, &acknowledged);
+}
+
+#[test]
 fn a_clean_stop_keeps_it_all() {
     let mut device = Device::started(DIRECT);
     let lines: Vec<Value> = (0..100).map(numbered).collect();

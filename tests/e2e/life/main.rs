@@ -3,5 +3,6 @@
 
 mod crash;
 mod durable;
+mod excess;
 mod operate;
 mod twin;
