@@ -112,7 +112,10 @@ fn main() -> ExitCode {
     match good {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) if error == interrupt::INTERRUPTED => ExitCode::from(130),
+        Err(error) if error == interrupt::INTERRUPTED => {
+            eprintln!("interrupted; everything that was started has ended");
+            ExitCode::from(130)
+        }
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::FAILURE
