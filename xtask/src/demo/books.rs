@@ -68,6 +68,22 @@ pub fn alerts(seen: &Seen, rules: &[Rule], arrived: &BTreeMap<Number, usize>) ->
     account(seen, &expected, arrived)
 }
 
+/// Of the window: which alerts its aggregates stand for. An aggregate tells how many it has of a range, so what is
+/// missing in a range is counted at its end.
+pub fn summed_up(seen: &Seen, alerts: &BTreeMap<Number, usize>) -> Account {
+    let mut covered: BTreeMap<Number, usize> = BTreeMap::new();
+    let mut twice = 0;
+    for cover in &seen.covers {
+        let range = alerts.range((cover.epoch, cover.first)..=(cover.epoch, cover.last));
+        let numbers: Vec<Number> = range.map(|(number, _)| *number).collect();
+        numbers.iter().take(cover.count).for_each(|number| *covered.entry(*number).or_default() += 1);
+        twice += cover.count.saturating_sub(numbers.len());
+    }
+    let mut account = account(seen, &alerts.keys().copied().collect(), &covered);
+    account.duplicates += twice;
+    account
+}
+
 fn account(seen: &Seen, expected: &BTreeSet<Number>, arrived: &BTreeMap<Number, usize>) -> Account {
     let last_epoch = expected.last().map_or(0, |(epoch, _)| *epoch);
     let mut account = Account { delivered: arrived.len(), ..Account::default() };
@@ -89,7 +105,7 @@ fn account(seen: &Seen, expected: &BTreeSet<Number>, arrived: &BTreeMap<Number, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::watch::{Epoch, Reading};
+    use super::super::watch::{Cover, Epoch, Reading};
     use super::*;
 
     /// Epoch 7 was cut when 3 of its 5 were safe; epoch 8 came to rest.
@@ -125,5 +141,20 @@ mod tests {
         let arrived = read("filter 7 2\n");
         let account = alerts(&seen(), &rules, &arrived["filter"]);
         assert_eq!((account.delivered, account.lost, account.unanswered), (1, vec![(7, 3), (8, 2)], 2));
+    }
+
+    #[test]
+    fn a_window_stands_for_what_its_range_holds() {
+        let alerts = read("f 7 1\nf 7 2\nf 7 4\nf 8 1\nf 8 2\n").remove("f").unwrap();
+        let cover = |epoch, first, last, count| Cover { epoch, first, last, count };
+        let check = |covers: Vec<Cover>, expected: Account| {
+            assert_eq!(summed_up(&Seen { covers, ..seen() }, &alerts), expected);
+        };
+        let all = Account { sent: 5, delivered: 5, ..Account::default() };
+        check(vec![cover(7, 1, 4, 3), cover(8, 1, 2, 2)], all);
+        let twice = Account { sent: 4, delivered: 4, duplicates: 1, unanswered: 1, ..Account::default() };
+        check(vec![cover(7, 1, 2, 2), cover(7, 2, 2, 1), cover(8, 1, 2, 2)], twice);
+        let lost = Account { sent: 5, delivered: 4, lost: vec![(8, 2)], ..Account::default() };
+        check(vec![cover(7, 1, 4, 3), cover(8, 1, 2, 1)], lost);
     }
 }

@@ -50,6 +50,25 @@ pub struct Epoch {
 /// A message's number: epoch and sequence.
 pub type Number = (u64, u64);
 
+/// What an aggregate of the window stands for: so many messages of an epoch, from one number to another.
+pub struct Cover {
+    pub epoch: u64,
+    pub first: u64,
+    pub last: u64,
+    pub count: usize,
+}
+
+impl Cover {
+    fn read(cover: &Value) -> Option<Cover> {
+        Some(Cover {
+            epoch: cover["epoch"].as_str()?.parse().ok()?,
+            first: cover["first_seq"].as_u64()?,
+            last: cover["last_seq"].as_u64()?,
+            count: usize::try_from(cover["count"].as_u64()?).ok()?,
+        })
+    }
+}
+
 #[derive(Default)]
 pub struct Seen {
     pub epochs: BTreeMap<u64, Epoch>,
@@ -57,7 +76,7 @@ pub struct Seen {
     pub recent: VecDeque<Number>,
     pub readings: u64,
     pub windows: u64,
-    pub summed: u64,
+    pub covers: Vec<Cover>,
     pub last_window: Option<Value>,
 }
 
@@ -70,7 +89,7 @@ impl Seen {
             (Some("filter"), Some(number)) => drop(self.alerts.insert(number)),
             (Some("window"), _) => {
                 self.windows += 1;
-                self.summed += line["body"]["count"].as_u64().unwrap_or(0);
+                self.covers.extend(line["body"]["covers"].as_array().into_iter().flatten().filter_map(Cover::read));
                 self.last_window = Some(line["body"].clone());
             }
             _ => {}
