@@ -250,7 +250,7 @@ impl Simulated {
                 self.hub.handle_reopened();
             } else {
                 self.disk.apply(&commit);
-                self.hub.handle_committed(now, commit.id, Ok(None));
+                self.hub.handle_committed(now, commit.id, Ok(Wrote::default()));
             }
         }
         for request in std::mem::take(&mut self.loads) {
