@@ -13,6 +13,7 @@ mod demo;
 mod device;
 mod interrupt;
 mod new;
+mod test;
 mod tidy;
 
 /// the chores of this repository
@@ -28,6 +29,7 @@ enum Task {
     Bench(Bench),
     Demo(Demo),
     New(New),
+    Test(Test),
     Tidy(Tidy),
 }
 
@@ -70,6 +72,21 @@ struct New {
     name: String,
 }
 
+/// runs every check and test there is
+#[derive(FromArgs)]
+#[argh(subcommand, name = "test")]
+struct Test {
+    /// within three minutes: fewer rounds, and no demo
+    #[argh(switch)]
+    quick: bool,
+    /// build and try the packages too
+    #[argh(switch)]
+    packages: bool,
+    /// stages that may be NOT RUN, with commas between
+    #[argh(option, arg_name = "names", default = "String::new()")]
+    allow_missing: String,
+}
+
 /// checks the rules of the house: who knows whom, headers, lengths, words
 #[derive(FromArgs)]
 #[argh(subcommand, name = "tidy")]
@@ -85,13 +102,20 @@ fn main() -> ExitCode {
             bench::run(&bench::Wanted { only: only.as_deref(), json, profile: &profile, runs })
         }
         Task::Demo(Demo { keep }) => demo::run(keep),
+        Task::Test(Test { quick, packages, allow_missing }) => {
+            let allow_missing = allow_missing.split(',').map(|name| name.trim().to_owned()).collect();
+            test::run(&test::Wanted { quick, packages, allow_missing })
+        }
         Task::Tidy(Tidy { tighten }) => tidy::run(tighten),
         Task::New(New { path, name }) => new::run(&path, &name).map(|()| true),
     };
     match good {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) if error == interrupt::INTERRUPTED => ExitCode::from(130),
+        Err(error) if error == interrupt::INTERRUPTED => {
+            eprintln!("interrupted; everything that was started has ended");
+            ExitCode::from(130)
+        }
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::FAILURE

@@ -51,6 +51,8 @@ const LIMIT: Duration = Duration::from_secs(58);
 const READINGS: usize = 30;
 /// How long anything may take to come back.
 const COME_BACK: Duration = Duration::from_secs(10);
+/// How long one can look at it between two accidents.
+const WATCH: Duration = Duration::from_secs(4);
 /// A threshold below every value.
 const ALL_PASS: f64 = -1.0;
 
@@ -229,7 +231,7 @@ impl Demo {
         self.claim(same, "the other modules noticed nothing: their processes are the same");
         let flow = self.until("alerts flow again", COME_BACK, |seen| seen.alerts.len() > alerts + 5)?;
         self.claim(flow, "alerts flow again");
-        Ok(())
+        self.watch()
     }
 
     fn kill_the_runtime(&mut self) -> Result<(), String> {
@@ -255,7 +257,12 @@ impl Demo {
             seen.epochs.len() > readings && seen.alerts.len() > alerts + 10
         })?;
         self.claim(flow, "readings and alerts flow again, under the threshold that was set before");
-        Ok(())
+        self.watch()
+    }
+
+    /// Time to look at it, and for something to be under way when the next thing dies.
+    fn watch(&mut self) -> Result<(), String> {
+        self.until("messages flow", WATCH, |_| false).map(drop)
     }
 
     /// No new readings; what is under way arrives.
