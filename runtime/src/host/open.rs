@@ -37,7 +37,7 @@ pub fn open(image: OwnedFd) -> Result<Opened, String> {
     // Never unloaded: its threads, its thread-locals and the layouts that were checked point into it.
     std::mem::forget(library);
     let header = check_header(header)?;
-    let root = header.init_root_module::<RootRef>().map_err(|error| refusal(header, &error))?;
+    let root = skerry_abi::raw::root_of(header).map_err(|error| refusal(header, &error))?;
     Ok(Opened { root, inside: std::ptr::from_ref(header).cast() })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use smol::channel::{Receiver, Sender};
 
 use crate::io::store::{Options, Store};
-use crate::logic::hub::{Commit, DeadLetter, LoadRequest, LoadedBlock};
+use crate::logic::hub::{Commit, DeadLetter, LoadRequest, LoadedBlock, Wrote};
 use crate::model::limits::STORE_RETRY;
 
 /// What the thread is asked.
@@ -28,7 +28,7 @@ pub enum Job {
 pub enum Done {
     Committed {
         id: u64,
-        result: Result<Option<String>, String>,
+        result: Result<Wrote, String>,
     },
     Loaded {
         request: LoadRequest,

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use crate::logic::block::Block;
-use crate::logic::hub::{Commit, DeadLetter, LoadRequest, LoadedBlock, LoadedMessage, Restored, RowWrite};
+use crate::logic::hub::{
+    Commit, DeadLetter, ExpireRange, Expired, LoadRequest, LoadedBlock, LoadedMessage, Restored, RowWrite, Wrote,
+};
 use crate::model::time::{Age, Mono, Wall};
 pub use open::{OpenError, Opened, Options};
 
@@ -54,15 +56,16 @@ impl Store {
         open::open(folder, options)
     }
 
-    /// One transaction, one sync. `Some` says why the store is full with it.
-    pub fn commit(&mut self, commit: &Commit) -> Result<Option<String>, String> {
-        let live_bytes = self.try_commit(commit).map_err(|e| e.to_string())?;
+    /// One transaction, one sync.
+    pub fn commit(&mut self, commit: &Commit) -> Result<Wrote, String> {
+        let (live_bytes, expired) = self.try_commit(commit).map_err(|e| e.to_string())?;
         self.live_bytes = live_bytes;
         let full = self.live_bytes >= self.quota_bytes;
-        Ok(full.then(|| format!("{} of {} bytes are in use", self.live_bytes, self.quota_bytes)))
+        let full = full.then(|| format!("{} of {} bytes are in use", self.live_bytes, self.quota_bytes));
+        Ok(Wrote { full, expired })
     }
 
-    fn try_commit(&self, commit: &Commit) -> Result<u64, redb::Error> {
+    fn try_commit(&self, commit: &Commit) -> Result<(u64, Vec<Expired>), redb::Error> {
         let txn = self.db.begin_write()?;
         let mut live = self.live_bytes;
         {
@@ -80,10 +83,14 @@ impl Store {
                 queues.insert(queue.id, rows::encode_queue(queue).as_slice())?;
             }
         }
+        let mut expired = Vec::new();
+        for range in &commit.expire {
+            live = expire_rows(&txn, range, commit.now.age, live, &mut expired)?;
+        }
         write_small(&txn, commit)?;
         self.write_meta(&txn, commit, live)?;
         txn.commit()?;
-        Ok(live)
+        Ok((live, expired))
     }
 
     fn write_meta(&self, txn: &WriteTransaction, commit: &Commit, live: u64) -> Result<(), redb::Error> {
@@ -113,6 +120,10 @@ impl Store {
         let row = rows::decode_row(request.queue, block, value.value()).ok_or("a row of the store is broken")?;
         let blocks = txn.open_table(BLOCKS).map_err(|e| text(e.into()))?;
         let value = blocks.get(block).map_err(|e| text(e.into()))?.ok_or("a block of the store is missing")?;
+        if request.peek {
+            let RowWrite { total, settled, bits, last_expiry, .. } = row;
+            return Ok(Some(LoadedBlock { block, total, settled, bits, last_expiry, messages: Vec::new() }));
+        }
         let bytes = rows::decompress(value.value())?;
         let attempts = txn.open_table(ATTEMPTS).map_err(|e| text(e.into()))?;
         let mut messages = Vec::new();
@@ -207,6 +218,37 @@ fn write_rows(txn: &WriteTransaction, writes: &[RowWrite], mut live: u64) -> Res
         }
     }
     Ok(live)
+}
+
+/// Removes rows from the front of the range whose messages are all too old, and moves the queue's ledger.
+fn expire_rows(
+    txn: &WriteTransaction,
+    range: &ExpireRange,
+    age: Age,
+    live: u64,
+    expired: &mut Vec<Expired>,
+) -> Result<u64, redb::Error> {
+    let mut old = Vec::new();
+    let mut messages = 0;
+    for row in txn.open_table(ROWS)?.range((range.queue, range.from)..=(range.queue, range.to))? {
+        let (key, value) = row?;
+        let Some(row) = rows::decode_row(range.queue, key.value().1, value.value()) else { break };
+        if row.last_expiry > age {
+            break;
+        }
+        messages += u64::from(row.total - row.settled);
+        old.push(RowWrite { settled: row.total, ..row });
+    }
+    let Some(last) = old.last() else { return Ok(live) };
+    expired.push(Expired { queue: range.queue, messages, through: last.block });
+    let mut queues = txn.open_table(QUEUES)?;
+    let queue = queues.get(range.queue)?.and_then(|v| rows::decode_queue(range.queue, v.value()));
+    if let Some(mut queue) = queue {
+        queue.ledger.expired += messages;
+        queue.ledger.stored -= messages;
+        queues.insert(range.queue, rows::encode_queue(&queue).as_slice())?;
+    }
+    write_rows(txn, &old, live)
 }
 
 fn write_small(txn: &WriteTransaction, commit: &Commit) -> Result<(), redb::Error> {

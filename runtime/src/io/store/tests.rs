@@ -39,14 +39,14 @@ fn commit(id: u64, block: u64, seqs: &[u64]) -> Commit {
 fn a_commit_survives_reopening_and_a_settled_block_goes() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(folder.path(), &options()).unwrap().store;
-    assert_eq!(store.commit(&commit(1, 1, &[10, 11, 12])), Ok(None));
+    assert_eq!(store.commit(&commit(1, 1, &[10, 11, 12])), Ok(Wrote::default()));
     drop(store);
     let Opened { mut store, restored, clock, .. } = Store::open(folder.path(), &options()).unwrap();
     assert_eq!((restored.next_seq, restored.next_block), (50, 2));
     assert_eq!(restored.queues, commit(1, 1, &[10]).queues);
     assert_eq!(clock, LastClock { age: Age(3), mono: Mono(1), wall: Wall(2), boot_id: "boot".into() });
     assert_eq!(store.documents("twin/").unwrap(), [("twin/b".to_owned(), b"{}".to_vec())]);
-    let request = LoadRequest { queue: 1, ix: 0, from: 0, to: 1 };
+    let request = LoadRequest { peek: false, queue: 1, ix: 0, from: 0, to: 1 };
     let settle = |settled, bits| Commit {
         rows: vec![RowWrite { queue: 1, block: 1, total: 3, settled, bits, last_expiry: Age(100) }],
         next_seq: 50,
@@ -89,4 +89,25 @@ fn one_folder_serves_one_runtime_and_must_be_writable_and_on_disk() {
     let strict = Options { allow_volatile_state: false, ..options() };
     let memory = tempfile::tempdir_in("/dev/shm").unwrap();
     assert!(matches!(Store::open(memory.path(), &strict).err().unwrap(), OpenError::Volatile { .. }));
+}
+
+#[test]
+fn what_is_too_old_goes_with_its_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path(), &options()).unwrap().store;
+    store.commit(&commit(1, 1, &[10, 11, 12])).unwrap();
+    let expire = |age| Commit {
+        expire: vec![ExpireRange { queue: 1, from: 0, to: 9 }],
+        now: Now { age: Age(age), ..Now::default() },
+        next_seq: 50,
+        next_block: 2,
+        ..Commit::default()
+    };
+    assert_eq!(store.commit(&expire(99)), Ok(Wrote::default()), "it expires at 100");
+    let wrote = store.commit(&expire(100)).unwrap();
+    assert_eq!(wrote.expired, [Expired { queue: 1, messages: 3, through: 1 }]);
+    assert_eq!(store.sizes().1, 0);
+    drop(store);
+    let ledger = Store::open(folder.path(), &options()).unwrap().restored.queues[0].ledger;
+    assert_eq!((ledger.expired, ledger.stored, ledger.pending), (3, 0, 0));
 }

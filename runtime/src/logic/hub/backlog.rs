@@ -4,8 +4,8 @@
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Key, Place, Target, TargetState};
-use super::persist::{LoadRequest, LoadedBlock, LoadedMessage};
-use super::queue::{Gap, Queue};
+use super::persist::{ExpireRange, Expired, LoadRequest, LoadedBlock, LoadedMessage};
+use super::queue::{Gap, GapExpiry, Queue};
 use super::stored::{BlockState, is_set, set, unset};
 use super::{Hub, QueueIx, StoreState};
 use crate::model::limits::HEAD_BYTES;
@@ -51,14 +51,15 @@ impl Hub {
         }
         let Some((_, first)) = dropped.first() else { return };
         let (_, last) = dropped[dropped.len() - 1];
-        let from = self.queues[ix as usize].gap.map_or(first.block, |gap| gap.from);
+        let fresh = Gap { from: first.block, to: last.block, expiry: GapExpiry::Unknown };
+        let gap = self.queues[ix as usize].gap.map_or(fresh, |gap| Gap { to: last.block, ..gap });
         let queue = &mut self.queues[ix as usize];
         if !had_gap {
             let keep = queue.head.iter().position(|k| *k == dropped[0].0).expect("it was found there");
             queue.tail = queue.head.split_off(keep);
             self.gaps += 1;
         }
-        queue.gap = Some(Gap { from, to: last.block });
+        queue.gap = Some(gap);
         queue.tail.drain(..dropped.len());
         queue.bytes -= dropped.iter().map(|(k, _)| self.entries[*k].bytes()).sum::<u64>();
         for (key, place) in dropped {
@@ -74,18 +75,72 @@ impl Hub {
         }
     }
 
-    /// What to read next: for a queue whose memory runs low while its consumer is there.
+    /// What to read next: for a queue whose memory runs low while its consumer is there, and how old the first block is
+    /// of one that has none.
     pub fn poll_load(&mut self) -> Option<LoadRequest> {
         if self.gaps == 0 || matches!(self.store, StoreState::Broken(_)) {
             return None;
         }
         let head_bytes = self.head_bytes();
-        let due = |q: &Queue| !q.loading && q.consumer.is_some() && q.bytes < head_bytes / 2;
-        let ix = self.queues.iter().position(|q| q.gap.is_some() && due(q))?;
+        let due = |q: &Queue| match q.gap {
+            Some(gap) if q.loading || gap.expiry == GapExpiry::Asked => false,
+            Some(gap) if q.consumer.is_none() => gap.expiry == GapExpiry::Unknown,
+            Some(_) => q.bytes < head_bytes / 2,
+            None => false,
+        };
+        let ix = self.queues.iter().position(due)?;
         let queue = &mut self.queues[ix];
         queue.loading = true;
         let gap = queue.gap?;
-        Some(LoadRequest { queue: queue.id, ix: ix as QueueIx, from: gap.from, to: gap.to })
+        let peek = queue.consumer.is_none();
+        Some(LoadRequest { peek, queue: queue.id, ix: ix as QueueIx, from: gap.from, to: gap.to })
+    }
+
+    /// The next commit removes what is too old at the front of the queue's gap.
+    pub(super) fn ask_to_expire(&mut self, now: Now, ix: QueueIx) {
+        if let Some(gap) = &mut self.queues[ix as usize].gap {
+            gap.expiry = GapExpiry::Asked;
+            self.dirty_since.get_or_insert(now.mono);
+        }
+    }
+
+    pub(super) fn expire_ranges(&self) -> Vec<ExpireRange> {
+        let mut ranges = Vec::new();
+        for (ix, queue) in self.queues.iter().enumerate() {
+            let Some(gap) = queue.gap.filter(|g| g.expiry == GapExpiry::Asked) else { continue };
+            // What is in memory of those blocks (finished, but waiting for its outputs) is settled there.
+            let range = (ix as QueueIx, gap.from)..=(ix as QueueIx, gap.to);
+            let in_memory = self.blocks.range(range).find(|(_, state)| state.resident.iter().any(|word| *word != 0));
+            let to = in_memory.map_or(gap.to, |((_, block), _)| block.saturating_sub(1));
+            if to >= gap.from {
+                ranges.push(ExpireRange { queue: queue.id, from: gap.from, to });
+            }
+        }
+        ranges
+    }
+
+    /// The store has removed these from disk and counted them. Whoever was asked for and is not among them is looked at again.
+    pub(super) fn expired_on_disk(&mut self, expired: &[Expired]) {
+        for (ix, queue) in self.queues.iter_mut().enumerate() {
+            let Some(gap) = &mut queue.gap else { continue };
+            if gap.expiry == GapExpiry::Asked {
+                gap.expiry = GapExpiry::Unknown;
+            }
+            let Some(Expired { messages, through, .. }) = expired.iter().find(|e| e.queue == queue.id) else {
+                continue;
+            };
+            let ix = ix as QueueIx;
+            self.blocks.retain(|(q, block), _| *q != ix || *block < gap.from || *block > *through);
+            queue.ledger.expired += messages;
+            queue.ledger.pending -= messages;
+            queue.ledger.stored -= messages;
+            gap.from = through + 1;
+            if gap.from > gap.to {
+                queue.gap = None;
+                queue.join_tail();
+                self.gaps -= 1;
+            }
+        }
     }
 
     /// The block could not be read: the queue waits until the store was opened again.
@@ -103,6 +158,13 @@ impl Hub {
         }
         let queue = &mut self.queues[request.ix as usize];
         let Some(gap) = &mut queue.gap else { return };
+        if request.peek
+            && let Some(first) = &loaded
+        {
+            gap.expiry = GapExpiry::At(first.last_expiry);
+            return;
+        }
+        gap.expiry = GapExpiry::Unknown;
         let through = loaded.as_ref().map_or(request.to, |b| b.block);
         gap.from = through + 1;
         if gap.from > gap.to {

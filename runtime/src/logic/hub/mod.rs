@@ -32,7 +32,8 @@ use crate::model::time::{Mono, Now};
 pub use deliver::Fault;
 pub use ledger::Ledger;
 pub use persist::{
-    BlockWrite, Commit, DeadLetter, LoadRequest, LoadedBlock, LoadedMessage, QueueRow, Restored, RowWrite,
+    BlockWrite, Commit, DeadLetter, ExpireRange, Expired, LoadRequest, LoadedBlock, LoadedMessage, QueueRow, Restored,
+    RowWrite, Wrote,
 };
 pub use publish::Sent;
 pub use view::{Overview, QueueView, RouteView, Tapped};
@@ -228,6 +229,9 @@ impl Hub {
     pub fn next_timeout(&self, now: Now) -> Mono {
         let mut due = self.next_commit_at();
         for queue in &self.queues {
+            if let Some(expiry) = queue.gap_expires() {
+                due = due.min(now.mono.plus(expiry.0.saturating_sub(now.age.0).max(100)));
+            }
             if let Some(until) = queue.held_until.filter(|_| queue.consumer.is_some()) {
                 due = due.min(until);
             }
@@ -243,6 +247,9 @@ impl Hub {
     /// Expires what is due and wakes held queues. The shell then ends the turn and polls as after any call.
     pub fn on_timeout(&mut self, now: Now) {
         for ix in 0..self.queues.len() {
+            if self.queues[ix].gap_expires().is_some_and(|at| at <= now.age) {
+                self.ask_to_expire(now, ix as QueueIx);
+            }
             if self.queues[ix].next_expiry <= now.age {
                 self.expire(now, ix as QueueIx);
             }

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::entry::{Key, Place, Target, TargetState};
 use super::link::FlightState;
-use super::queue::{Gap, Queue};
+use super::queue::{Gap, GapExpiry, Queue};
 use super::stored::{BlockState, set};
 use super::{Hub, Ledger, LinkIx, QueueIx, StoreState};
 use crate::logic::block::{BlockWriter, Goes};
@@ -25,11 +25,37 @@ pub struct Commit {
     /// (queue, message, refusals); 0 removes the row.
     pub attempts: Vec<(u32, u64, u16)>,
     pub dead: Vec<DeadLetter>,
+    /// Rows that are removed, from the first on, for as long as all their messages are too old at `now.age`.
+    pub expire: Vec<ExpireRange>,
     /// Small named documents (twins, clocks); `None` removes one.
     pub documents: Vec<(String, Option<Vec<u8>>)>,
     pub next_seq: u64,
     pub next_block: u64,
     pub now: Now,
+}
+
+/// Blocks `from ..= to` of a queue that nobody takes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpireRange {
+    pub queue: u32,
+    pub from: u64,
+    pub to: u64,
+}
+
+/// What a commit came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wrote {
+    /// Why the store is full with it, if it is.
+    pub full: Option<String>,
+    pub expired: Vec<Expired>,
+}
+
+/// Messages of one queue that were too old, in its blocks up to `through`. The store has moved the ledger already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    pub queue: u32,
+    pub messages: u64,
+    pub through: u64,
 }
 
 /// A new block row, uncompressed.
@@ -76,6 +102,8 @@ pub struct DeadLetter {
 /// "The next block of this queue, `from ..= to`."
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadRequest {
+    /// Only when it expires; its messages are not wanted.
+    pub peek: bool,
     pub queue: u32,
     pub ix: QueueIx,
     pub from: u64,
@@ -146,7 +174,8 @@ impl Hub {
         let mut queue = Queue::new(row.id, row.endpoint, row.priority);
         queue.ledger = Ledger { pending: row.ledger.stored, ..row.ledger };
         if row.ledger.stored > 0 {
-            queue.gap = Some(Gap { from: 0, to: self.next_block.saturating_sub(1) });
+            let to = self.next_block.saturating_sub(1);
+            queue.gap = Some(Gap { from: 0, to, expiry: GapExpiry::Unknown });
             self.gaps += 1;
         }
         self.add_queue(queue);
@@ -224,6 +253,7 @@ impl Hub {
         for dying in &self.dying {
             commit.dead.push(self.dead_letter(dying));
         }
+        commit.expire = self.expire_ranges();
         let mut stored_by_queue: HashMap<QueueIx, u32> = HashMap::new();
         let messages = self.write_blocks(&batch, &settling, &mut commit, &mut stored_by_queue);
         let rows = self.write_rows(&settling, &mut commit);

@@ -14,6 +14,17 @@ use crate::model::time::{Age, Mono};
 pub(super) struct Gap {
     pub from: u64,
     pub to: u64,
+    pub expiry: GapExpiry,
+}
+
+/// When the first block of a gap is too old, as far as that is known. Only of interest while nobody takes from the queue:
+/// otherwise its messages are read back, and judged one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GapExpiry {
+    Unknown,
+    At(Age),
+    /// The next commit removes what is too old.
+    Asked,
 }
 
 pub(super) struct Queue {
@@ -107,6 +118,14 @@ impl Queue {
         }
         self.bytes -= out.iter().map(|k| entries[*k].bytes()).sum::<u64>();
         out
+    }
+
+    /// When the front of what lies on disk is too old, if nobody will read it back before.
+    pub fn gap_expires(&self) -> Option<Age> {
+        match self.gap?.expiry {
+            GapExpiry::At(at) if self.consumer.is_none() && !self.loading && at != Age::NEVER => Some(at),
+            _ => None,
+        }
     }
 
     /// The oldest message waits for nothing but its consumer.

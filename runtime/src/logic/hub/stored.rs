@@ -4,7 +4,7 @@
 use smallvec::SmallVec;
 
 use super::entry::{Key, Place, TargetState};
-use super::persist::InFlight;
+use super::persist::{InFlight, Wrote};
 use super::{Hub, QueueIx, StoreState};
 use crate::model::time::{Age, Now};
 use skerry_abi::wire::frame::Outcome;
@@ -23,14 +23,15 @@ pub(super) struct BlockState {
 }
 
 impl Hub {
-    /// The shell's word on a commit. `store_full` tells whether the store has reached its quota with it.
-    pub fn handle_committed(&mut self, now: Now, id: u64, result: Result<Option<String>, String>) {
+    /// The shell's word on a commit.
+    pub fn handle_committed(&mut self, now: Now, id: u64, result: Result<Wrote, String>) {
         let Some(flight) = self.commit.take() else { return };
         assert_eq!(flight.id, id, "commits are answered in order");
         match result {
-            Ok(full) => {
-                self.store = full.map_or(StoreState::Sound, StoreState::Full);
+            Ok(wrote) => {
+                self.store = wrote.full.map_or(StoreState::Sound, StoreState::Full);
                 self.committed(now, flight);
+                self.expired_on_disk(&wrote.expired);
             }
             Err(reason) => {
                 self.store = StoreState::Broken(reason.clone());
@@ -89,6 +90,7 @@ impl Hub {
         for (name, bytes) in flight.documents {
             self.documents.entry(name).or_insert(bytes);
         }
+        self.expired_on_disk(&[]);
         for (at, count) in flight.attempts {
             self.attempts.entry(at).or_insert(count);
         }

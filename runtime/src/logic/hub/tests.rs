@@ -93,7 +93,7 @@ impl Play {
 
     fn commit(&mut self) -> Option<Commit> {
         let commit = self.hub.poll_commit(self.now())?;
-        self.hub.handle_committed(self.now(), commit.id, Ok(None));
+        self.hub.handle_committed(self.now(), commit.id, Ok(Wrote::default()));
         self.hub.end_turn(self.now());
         Some(commit)
     }
