@@ -406,7 +406,8 @@ impl Demo {
         for line in ["status", "tap", "twin get filter", "logs sysinfo"] {
             println!("  {binary} {line}");
         }
-        println!("  kill {} && rm -r {path}", self.device.pid().unwrap_or(0));
+        let pid = self.device.pid().unwrap_or(0);
+        println!("  kill {pid}; tail --pid={pid} -f /dev/null; rm -r {path}");
         self.device.keep();
     }
 
