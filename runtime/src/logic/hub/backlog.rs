@@ -3,8 +3,8 @@
 
 use smallvec::SmallVec;
 
+use super::commit::{ExpireRange, Expired, LoadRequest, LoadedBlock, LoadedMessage};
 use super::entry::{Entry, Key, Place, Target, TargetState};
-use super::persist::{ExpireRange, Expired, LoadRequest, LoadedBlock, LoadedMessage};
 use super::queue::{Gap, GapExpiry, Queue};
 use super::stored::{BlockState, is_set, set, unset};
 use super::{Hub, QueueIx, StoreState};

@@ -5,6 +5,7 @@
 //! [`Hub::take_output`] has, commits what [`Hub::poll_commit`] gives and reads what [`Hub::poll_load`] asks for.
 
 mod backlog;
+mod commit;
 mod deliver;
 mod entry;
 mod ledger;
@@ -29,12 +30,12 @@ use crate::logic::routing::{self, Candidates, RouteTable};
 use crate::model::endpoint::{Endpoint, Priority, Source};
 use crate::model::limits;
 use crate::model::time::{Mono, Now};
-pub use deliver::Fault;
-pub use ledger::Ledger;
-pub use persist::{
+pub use commit::{
     BlockWrite, Commit, DeadLetter, ExpireRange, Expired, LoadRequest, LoadedBlock, LoadedMessage, QueueRow, Restored,
     RowWrite, Wrote,
 };
+pub use deliver::Fault;
+pub use ledger::Ledger;
 pub use publish::Sent;
 pub use view::{Overview, QueueView, RouteView, Tapped};
 

@@ -5,146 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use smallvec::SmallVec;
 
+use super::commit::{BlockWrite, Commit, DeadLetter, QueueRow, RowWrite};
 use super::entry::{Key, Place, Target, TargetState};
 use super::link::FlightState;
 use super::queue::{Gap, GapExpiry, Queue};
 use super::stored::{BlockState, set};
 use super::{Hub, Ledger, LinkIx, QueueIx, StoreState};
 use crate::logic::block::{BlockWriter, Goes};
-use crate::model::endpoint::{Endpoint, Priority, Source};
 use crate::model::limits::{BLOCK_BYTES, COMMIT_BYTES, IDLE_COMMIT_INTERVAL, STALLED_AFTER};
-use crate::model::time::{Age, Mono, Now, Wall};
-
-/// One transaction, synced once.
-#[derive(Clone, Debug, Default)]
-pub struct Commit {
-    pub id: u64,
-    pub blocks: Vec<BlockWrite>,
-    pub rows: Vec<RowWrite>,
-    pub queues: Vec<QueueRow>,
-    /// (queue, message, refusals); 0 removes the row.
-    pub attempts: Vec<(u32, u64, u16)>,
-    pub dead: Vec<DeadLetter>,
-    /// Rows that are removed, from the first on, for as long as all their messages are too old at `now.age`.
-    pub expire: Vec<ExpireRange>,
-    /// Small named documents (twins, clocks); `None` removes one.
-    pub documents: Vec<(String, Option<Vec<u8>>)>,
-    pub next_seq: u64,
-    pub next_block: u64,
-    pub now: Now,
-}
-
-/// Blocks `from ..= to` of a queue that nobody takes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExpireRange {
-    pub queue: u32,
-    pub from: u64,
-    pub to: u64,
-}
-
-/// What a commit came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wrote {
-    /// Why the store is full with it, if it is.
-    pub full: Option<String>,
-    pub expired: Vec<Expired>,
-}
-
-/// Messages of one queue that were too old, in its blocks up to `through`. The store has moved the ledger already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expired {
-    pub queue: u32,
-    pub messages: u64,
-    pub through: u64,
-}
-
-/// A new block row, uncompressed.
-#[derive(Clone, Debug)]
-pub struct BlockWrite {
-    pub block: u64,
-    pub bytes: Vec<u8>,
-}
-
-/// How much of a block one queue is done with. `settled == total` removes the row; the last row removes the block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowWrite {
-    pub queue: u32,
-    pub block: u64,
-    pub total: u32,
-    pub settled: u32,
-    /// One bit a message of the block, 64 to a word.
-    pub bits: Vec<u64>,
-    pub last_expiry: Age,
-}
-
-/// A queue's name and ledger.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueueRow {
-    pub id: u32,
-    pub endpoint: Endpoint,
-    pub priority: Priority,
-    pub ledger: Ledger,
-}
-
-/// A message that its endpoint refused too often.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
-    pub seq: u64,
-    pub queue: u32,
-    pub endpoint: String,
-    pub source: Source,
-    pub enqueued: Wall,
-    pub refusals: u16,
-    pub reason: String,
-    pub record: Vec<u8>,
-}
-
-/// "The next block of this queue, `from ..= to`."
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoadRequest {
-    /// Only when it expires; its messages are not wanted.
-    pub peek: bool,
-    pub queue: u32,
-    pub ix: QueueIx,
-    pub from: u64,
-    pub to: u64,
-}
-
-/// The answer: the unsettled messages of one queue in one block, in order.
-#[derive(Clone, Debug, Default)]
-pub struct LoadedBlock {
-    pub block: u64,
-    pub total: u32,
-    pub settled: u32,
-    pub bits: Vec<u64>,
-    pub last_expiry: Age,
-    pub messages: Vec<LoadedMessage>,
-}
-
-#[derive(Clone, Debug)]
-pub struct LoadedMessage {
-    pub index: u32,
-    pub seq: u64,
-    pub source: Source,
-    pub enqueued: Wall,
-    pub expiry: Age,
-    pub attempts: u16,
-    pub record: Box<[u8]>,
-}
-
-/// What the store knows when it is opened.
-#[derive(Clone, Debug)]
-pub struct Restored {
-    pub next_seq: u64,
-    pub next_block: u64,
-    pub queues: Vec<QueueRow>,
-}
-
-impl Default for Restored {
-    fn default() -> Restored {
-        Restored { next_seq: 1, next_block: 1, queues: Vec::new() }
-    }
-}
+use crate::model::time::{Mono, Now};
 
 /// The commit that the shell is carrying out.
 pub(super) struct InFlight {

@@ -409,7 +409,10 @@ fn run(seed: u64) {
     let lost: Vec<u64> = world.acknowledged.difference(&world.arrived).copied().collect();
     assert!(lost.is_empty() || world.hub.config.ttl.is_some(), "acknowledged and lost: {lost:?}");
     // Counts of a hub that was killed are gone with it, so this is a bound from one side only.
-    assert!(!seed.is_multiple_of(3) || world.expired_total() > 0 || lost.is_empty(), "lost without being counted: {lost:?}");
+    assert!(
+        !seed.is_multiple_of(3) || world.expired_total() > 0 || lost.is_empty(),
+        "lost without being counted: {lost:?}"
+    );
     assert!(world.disk.blocks.is_empty() && world.disk.rows.is_empty());
     for queue in world.hub.overview().queues {
         assert_eq!(queue.ledger.accepted(), queue.ledger.settled(), "{}", queue.endpoint);

@@ -3,8 +3,9 @@
 
 use smallvec::SmallVec;
 
+use super::commit::Wrote;
 use super::entry::{Key, Place, TargetState};
-use super::persist::{InFlight, Wrote};
+use super::persist::InFlight;
 use super::{Hub, QueueIx, StoreState};
 use crate::model::time::{Age, Now};
 use skerry_abi::wire::frame::Outcome;
