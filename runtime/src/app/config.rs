@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use super::settings::{self, LimitSettings, RouteSettings, Settings};
 pub use crate::model::config::*;
+use crate::model::endpoint::PRIORITY_DEFAULT;
 
 /// First wait after a failure, as IoT Edge has it; doubled each time up to the next.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(10);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// Priority of a route that names none.
-pub const PRIORITY_DEFAULT: u32 = 2_000_000_000;
 
 /// The flags of `skerry run`; each beats the file.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -18,8 +18,9 @@ use crate::io::secret::Keys;
 use crate::io::store::{Opened, Options, Store};
 use crate::io::{peer, socket};
 use crate::logic::hub::{Hub, HubConfig};
-use crate::logic::routing::{NamedRoute, PRIORITY_DEFAULT, RouteTable};
+use crate::logic::routing::{NamedRoute, RouteTable};
 use crate::logic::twin::Twin;
+use crate::model::endpoint::PRIORITY_DEFAULT;
 use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, REFUSALS_MAX};
 use crate::tasks::agent::Agent;
 use crate::tasks::board::{Board, Order};
@@ -133,7 +134,7 @@ async fn serve(
     });
 
     executor.spawn(port::run_timer(Rc::clone(&hub_port), rearmed)).detach();
-    executor.spawn(take_done(Rc::clone(&hub_port), dones.clone())).detach();
+    executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
     let control = control::serve(Rc::clone(&executor), listener, calls);
@@ -142,17 +143,17 @@ async fn serve(
             log::error!("control socket status=ended reason=\"{error}\"");
         }
     });
-    reap_until(&mut signals).await;
+    until_asked_to_end(&mut signals).await;
     drop(control);
     let _ = std::fs::remove_file(control_socket);
-    stop(&world, jobs, &dones).await;
+    stop(&world, jobs).await;
     drop(world);
     let _ = storage.join();
     Ok(())
 }
 
-/// Waits for the signal to end. Orphans of modules become children of this process and are reaped here.
-async fn reap_until(signals: &mut signals::Signals) {
+/// Waits for the signal to end.
+async fn until_asked_to_end(signals: &mut signals::Signals) {
     let signal = signals.wait().await;
     log::info!("skerry status=stopping signal={signal}");
 }
@@ -164,7 +165,7 @@ async fn take_done(hub_port: Rc<Port>, dones: Receiver<Done>) {
 }
 
 /// All instances at once, then what is left to write.
-async fn stop(world: &Rc<World>, jobs: Sender<Job>, _dones: &Receiver<Done>) {
+async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
     let slots: Vec<_> = world.board.slots.borrow().values().cloned().collect();
     for slot in slots {
         slot.ending.set(true);

@@ -8,9 +8,8 @@ use super::route::{ParsedRoute, Sink, parse_route};
 use super::subject::View;
 use super::text::starts_with_name;
 use super::warn::Warning;
+use crate::model::endpoint::PRIORITY_DEFAULT;
 
-/// Priority of a route that names none. Smaller is more urgent.
-pub const PRIORITY_DEFAULT: u32 = 2_000_000_000;
 /// Largest priority that a route may name.
 const PRIORITY_MAX: u32 = 9;
 
