@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::cloud_settings::{CloudSettings, Source};
 use super::settings::{self, LimitSettings, RouteSettings, Settings};
 pub use crate::model::config::*;
 use crate::model::endpoint::PRIORITY_DEFAULT;
@@ -11,6 +12,15 @@ use crate::model::endpoint::PRIORITY_DEFAULT;
 /// First wait after a failure, as IoT Edge has it; doubled each time up to the next.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(10);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
+
+/// Silence after which the cloud is pinged; below the four minutes after which many routers forget a connection.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(235);
+/// Longest wait for an answer of the cloud; IoT Edge's own.
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
+/// Life of a token; what all official SDKs have.
+pub const TOKEN_TTL: Duration = Duration::from_secs(3_600);
+/// Longest wait between two attempts to connect.
+pub const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// The flags of `skerry run`; each beats the file.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -117,6 +127,9 @@ pub fn load(flags: &Flags, place: &Surroundings, check_route: RouteCheck) -> Res
         }
         Err(error) => return Err(vec![format!("{shown}: cannot be read: {error}")]),
     };
+    let mut typed = typed;
+    let folder = file.as_deref().map(|file| place.folder.join(file)).unwrap_or_default();
+    typed.cloud.open_files(folder.parent().unwrap_or(Path::new("/"))).map_err(|line| vec![line])?;
     let mut config = resolve(typed, flags, place).map_err(|line| vec![line])?;
     config.file = file.map(|file| place.folder.join(file));
     Ok(config)
@@ -155,10 +168,13 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         };
         (name, config)
     });
+    let cloud = cloud_with(typed.cloud, from_file);
+    let typed_id = flags.device.clone().or(typed.device_id);
+    let cloud_id = device_in_cloud(&cloud, typed_id.as_deref())?;
     Ok(Config {
         file: None,
-        device_id: flags.device.clone().or(typed.device_id).or(host_name).unwrap_or_else(|| "skerry".to_owned()),
-        provisioning: typed.provisioning.unwrap_or(Provisioning::None),
+        device_id: typed_id.or(cloud_id).or(host_name).unwrap_or_else(|| "skerry".to_owned()),
+        cloud,
         modules: ModulesConfig { folders, autostart: typed.autostart.unwrap_or(true), instances: instances.collect() },
         isolation: IsolationConfig {
             // Above what Debian, systemd and common subuid ranges hand out.
@@ -187,6 +203,46 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         log_level: typed.log_level.unwrap_or(log::LevelFilter::Info),
         wait_debugger: flags.wait_debugger.clone(),
     })
+}
+
+fn cloud_with(typed: CloudSettings, from_file: impl Fn(&str) -> PathBuf) -> CloudConfig {
+    let known = |source: Source| match source {
+        Source::Here(credentials) => Some(credentials),
+        // `load` has read it; without `load` there is no file.
+        Source::File(_) => None,
+    };
+    CloudConfig {
+        device: typed.device.and_then(known),
+        modules: typed.modules.into_iter().filter_map(|(name, source)| Some((name, known(source)?))).collect(),
+        address: typed.address,
+        proxy: typed.proxy,
+        ca: typed.ca.as_deref().map(from_file),
+        keep_alive: typed.keep_alive.unwrap_or(KEEP_ALIVE),
+        operation_timeout: typed.operation_timeout.unwrap_or(OPERATION_TIMEOUT),
+        token_ttl: typed.token_ttl.unwrap_or(TOKEN_TTL),
+        retry_max: typed.retry_max.unwrap_or(RETRY_MAX),
+        inline_keys: typed.inline_keys,
+    }
+}
+
+/// The device's id as the connection strings have it: one and the same in all, and in what else was said.
+fn device_in_cloud(cloud: &CloudConfig, typed: Option<&str>) -> Result<Option<String>, String> {
+    let device = cloud.device.iter().map(|c| ("[provisioning]".to_owned(), c));
+    let modules = cloud.modules.iter().map(|(name, c)| (format!("[upstream.modules.{name}]"), c));
+    let mut known = typed.map(|id| ("--device or [device] id".to_owned(), id.to_owned()));
+    for (place, credentials) in device.chain(modules) {
+        match &known {
+            Some((before, id)) if *id != credentials.device_id => {
+                return Err(format!(
+                    "{place}: the connection string is for device {:?}, but {before} says {id:?}; they must be the same device",
+                    credentials.device_id
+                ));
+            }
+            Some(_) => {}
+            None => known = Some((place, credentials.device_id.clone())),
+        }
+    }
+    Ok(known.map(|(_, id)| id))
 }
 
 /// What an instance says, over what all instances have.

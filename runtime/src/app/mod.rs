@@ -1,6 +1,7 @@
 //! Declares the files of `app`.
 
 pub mod cli;
+pub mod cloud_settings;
 pub mod config;
 pub mod inspect;
 pub mod logger;

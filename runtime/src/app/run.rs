@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smol::LocalExecutor;
@@ -10,23 +11,26 @@ use smol::channel::{Receiver, Sender, bounded};
 
 use super::config::{Config, Quota, TimeToLive};
 use super::{logger, signals};
-use crate::io::clock::{self, Clock};
+use crate::io::clock::{self, Clock, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::images::Images;
 use crate::io::process::{self, HostBinary};
 use crate::io::secret::Keys;
 use crate::io::store::{Opened, Options, Store};
-use crate::io::{peer, socket};
+use crate::io::ws::Dialler;
+use crate::io::{dial::within, peer, socket};
 use crate::logic::hub::{Hub, HubConfig};
-use crate::logic::routing::{NamedRoute, RouteTable};
+use crate::logic::routing::{NamedRoute, RouteTable, Sink};
+use crate::logic::session::{Session, SessionConfig};
 use crate::logic::twin::Twin;
 use crate::model::endpoint::PRIORITY_DEFAULT;
 use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, REFUSALS_MAX};
 use crate::tasks::agent::Agent;
-use crate::tasks::board::{Board, Order};
+use crate::tasks::board::{Board, Order, Uplink};
 use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
+use crate::tasks::upstream::Upstream;
 use crate::tasks::world::World;
 use crate::tasks::{answers, control};
 
@@ -34,6 +38,9 @@ use crate::tasks::{answers, control};
 const CALLS_MAX: usize = 64;
 /// How long all instances together may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(12);
+
+/// How long all connections together may take to say good-bye.
+const UPLINK_STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs until a signal ends it. An error is one sentence for the operator.
 pub fn run(config: Config) -> Result<(), String> {
@@ -53,12 +60,14 @@ pub fn run(config: Config) -> Result<(), String> {
     };
     make_state_folder(&config)?;
     let floor = clock::floor(&folder);
+    let certain = Arc::new(TimeFloor::new(floor));
+    let dialler = dialler(&config, &certain)?;
     let opened = Store::open(&config.store.path, &options).map_err(|e| e.to_string())?;
     // The socket comes after the store: who is refused the store must not have taken the socket of who has it.
     let listener = socket::bind(&config.control_socket).map_err(|e| e.to_string())?;
     let images = Images::open(&folder).map_err(|e| format!("image store in {}: {e}", folder.display()))?;
     let executor = Rc::new(LocalExecutor::new());
-    let start = Start { config, routes, opened, options, floor, images };
+    let start = Start { config, routes, opened, options, floor, certain, dialler, images };
     let result = smol::block_on(executor.run(serve(Rc::clone(&executor), start, listener, signals)));
     log::info!("skerry status=stopped");
     result
@@ -70,6 +79,9 @@ struct Start {
     opened: Opened,
     options: Options,
     floor: crate::model::time::Wall,
+    certain: Arc<TimeFloor>,
+    /// Absent without a cloud.
+    dialler: Option<Rc<Dialler>>,
     images: Images,
 }
 
@@ -79,7 +91,7 @@ async fn serve(
     listener: std::os::unix::net::UnixListener,
     mut signals: signals::Signals,
 ) -> Result<(), String> {
-    let Start { config, routes, opened, options, floor, images } = start;
+    let Start { config, routes, opened, options, floor, certain, dialler, images } = start;
     let Opened { store, restored, clock: last_clock, moved_aside } = opened;
     let board = Board::default();
     *board.twins.borrow_mut() = twins(&store, &config)?;
@@ -92,6 +104,7 @@ async fn serve(
     for (name, warning) in routes.warnings() {
         board.warn(format!("route {name}, column {}: {}", warning.column, warning.message));
     }
+    warn_of_cloud(&board, &config, &routes);
     if routes.is_empty() {
         board.warn("there are no routes: messages of modules go nowhere; add some to [routes]".to_owned());
     }
@@ -119,6 +132,7 @@ async fn serve(
     let control_socket = config.control_socket.clone();
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),
+        floor: certain,
         crashes: RefCell::new(CrashReports::new(&config.state_folder)),
         config,
         started: hub_port.now().mono,
@@ -137,6 +151,9 @@ async fn serve(
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
+    if let Some(dialler) = &dialler {
+        start_uplinks(&world, dialler);
+    }
     let control = control::serve(Rc::clone(&executor), listener, calls);
     let control = executor.spawn(async move {
         if let Err(error) = control.await {
@@ -150,6 +167,60 @@ async fn serve(
     drop(world);
     let _ = storage.join();
     Ok(())
+}
+
+/// The way to the cloud, if any identity has one.
+fn dialler(config: &Config, floor: &Arc<TimeFloor>) -> Result<Option<Rc<Dialler>>, String> {
+    let cloud = &config.cloud;
+    if cloud.modules.is_empty() {
+        return Ok(None);
+    }
+    let (address, proxy) = (cloud.address.clone(), cloud.proxy.clone());
+    let dialler = Dialler::new(cloud.ca.as_deref(), address, proxy, cloud.operation_timeout, Arc::clone(floor))?;
+    Ok(Some(Rc::new(dialler)))
+}
+
+/// One for each identity that this device holds the key of.
+fn start_uplinks(world: &Rc<World>, dialler: &Rc<Dialler>) {
+    let cloud = &world.config.cloud;
+    for (module, identity) in &cloud.modules {
+        let session = SessionConfig {
+            keep_alive: cloud.keep_alive,
+            operation_timeout: cloud.operation_timeout,
+            token_ttl: cloud.token_ttl,
+            retry_max: cloud.retry_max,
+        };
+        // Only to spread a fleet's attempts: what was built on one day and started together must not retry together.
+        let now = world.port.now();
+        let seed = module
+            .bytes()
+            .fold(now.wall.0 as u64 ^ (u64::from(std::process::id()) << 40) ^ now.mono.0, |seed, byte| {
+                seed.rotate_left(7) ^ u64::from(byte)
+            });
+        let session = Session::new(identity.clone(), session, seed);
+        let (wake, wakes) = bounded(1);
+        let uplink = Rc::new(Uplink::new(module, wake, now.wall));
+        world.board.uplinks.borrow_mut().insert(module.clone(), Rc::clone(&uplink));
+        world.executor.spawn(Upstream::new(world, &uplink, dialler, session, wakes).run()).detach();
+    }
+}
+
+/// What an operator should know before the first message waits in vain.
+fn warn_of_cloud(board: &Board, config: &Config, routes: &RouteTable) {
+    use std::os::unix::fs::MetadataExt;
+    let upstream = routes.endpoints().iter().any(|sink| matches!(sink, Sink::Upstream));
+    if upstream && config.cloud.modules.is_empty() {
+        board.warn(
+            "routes lead to $upstream, but no module has an identity in the cloud: messages wait for it until they expire; give \
+             [upstream.modules.NAME] a connection string"
+                .to_owned(),
+        );
+    }
+    let open = |file: &std::path::Path| std::fs::metadata(file).is_ok_and(|m| m.mode() & 0o044 != 0);
+    if let Some(file) = config.file.as_deref().filter(|file| config.cloud.inline_keys && open(file)) {
+        let file = file.display();
+        board.warn(format!("{file} holds a key and others can read it: chmod 600 it, or use connection_string_file"));
+    }
 }
 
 /// Waits for the signal to end.
@@ -180,6 +251,17 @@ async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
         smol::Timer::after(STOP_WAIT).await;
     };
     smol::future::or(gone, late).await;
+    // After the instances: their last messages may still get through.
+    for uplink in world.board.uplinks.borrow().values() {
+        uplink.ending.set(true);
+        let _ = uplink.wake.try_send(());
+    }
+    let gone = async {
+        while !world.board.uplinks.borrow().is_empty() {
+            smol::Timer::after(Duration::from_millis(5)).await;
+        }
+    };
+    within(UPLINK_STOP_WAIT, gone).await;
     let settled = world.port.when_committed();
     if world.port.commit_all() {
         let _ = settled.recv().await;

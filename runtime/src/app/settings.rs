@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::config::{AtQuota, ImageRef, Provisioning, Quota, RouteCheck, TimeToLive, id_fault, instance_name_fault};
+use super::cloud_settings::CloudSettings;
+use super::config::{AtQuota, ImageRef, Quota, RouteCheck, TimeToLive, id_fault, instance_name_fault};
 use super::toml_table::{Faults, Table, parse, whole};
 use crate::logic::units;
 
@@ -25,7 +26,7 @@ const UID_BASE_MAX: u64 = (u32::MAX - 65_536 - 1) as u64;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     pub device_id: Option<String>,
-    pub provisioning: Option<Provisioning>,
+    pub cloud: CloudSettings,
     pub module_folders: Option<Vec<String>>,
     pub autostart: Option<bool>,
     pub instances: BTreeMap<String, InstanceSettings>,
@@ -98,12 +99,8 @@ pub fn read(file: &str, source: &str, check_route: RouteCheck) -> Result<Setting
             id_fault(id).map_or(Ok(id.to_owned()), Err)
         });
     });
-    section(&mut root, "provisioning", |table| {
-        settings.provisioning = table.get("source", |value| match value.as_str() {
-            Some("none") => Ok(Provisioning::None),
-            _ => Err("\"none\" (\"manual\" and \"dps\" are not in this version)".to_owned()),
-        });
-    });
+    section(&mut root, "provisioning", |table| settings.cloud.read_provisioning(table));
+    section(&mut root, "upstream", |table| settings.cloud.read_upstream(table));
     section(&mut root, "modules", |table| modules(&mut settings, table));
     section(&mut root, "limits", |table| settings.limits = limits(table));
     section(&mut root, "isolation", |table| {

@@ -4,6 +4,8 @@
 use std::cell::Cell;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -53,13 +55,58 @@ impl Clock {
     }
 }
 
-/// The latest time that is certain: no file of the state folder is from the future.
+/// The latest time that is certain, running on from when it was learned: no build, no file of the state folder and no
+/// word of the cloud is from the future. Certificates and tokens are judged by it where the clock is behind.
+#[derive(Debug)]
+pub struct TimeFloor {
+    /// What the certain time was when the device booted, ms since 1970.
+    at_boot: AtomicI64,
+}
+
+impl TimeFloor {
+    pub fn new(known: Wall) -> TimeFloor {
+        let floor = TimeFloor { at_boot: AtomicI64::new(i64::MIN / 2) };
+        floor.learn(known);
+        floor
+    }
+
+    /// The best guess at the time: the clock, unless it is certainly behind.
+    pub fn now(&self) -> Wall {
+        wall().max(self.certain())
+    }
+
+    pub fn is_ahead(&self) -> bool {
+        self.certain() > wall()
+    }
+
+    /// It is at least this late. True when that is news, and the clock does not say so itself.
+    pub fn learn(&self, at_least: Wall) -> bool {
+        let news = at_least > self.now();
+        self.at_boot.fetch_max(at_least.0.saturating_sub(mono().0 as i64), Ordering::Relaxed);
+        news
+    }
+
+    fn certain(&self) -> Wall {
+        Wall(self.at_boot.load(Ordering::Relaxed).saturating_add(mono().0 as i64))
+    }
+}
+
+/// Keeps what was learned over a restart, as the time of a file.
+pub fn keep_floor(state: &Path, floor: Wall) -> std::io::Result<()> {
+    let time = UNIX_EPOCH + Duration::from_millis(floor.0.max(0) as u64);
+    let file = fs::OpenOptions::new().create(true).append(true).open(state.join("time-floor"))?;
+    file.set_modified(time)
+}
+
+/// What is known when the runtime starts: when it was built, and the newest file of the state folder.
 pub fn floor(state: &Path) -> Wall {
     let newest = fs::read_dir(state).into_iter().flatten().flatten().filter_map(|entry| {
         let modified = entry.metadata().ok()?.modified().ok()?;
-        modified.duration_since(std::time::UNIX_EPOCH).ok()
+        modified.duration_since(UNIX_EPOCH).ok()
     });
-    Wall(newest.max().map_or(0, |time| time.as_millis() as i64))
+    let newest = newest.max().map_or(0, |time| time.as_millis() as i64);
+    let built = env!("SKERRY_BUILT").parse::<i64>().unwrap_or(0).saturating_mul(1_000);
+    Wall(newest.max(built))
 }
 
 /// A text that differs between boots; empty where the kernel does not tell.
@@ -74,8 +121,9 @@ pub fn mono() -> Mono {
 }
 
 pub fn wall() -> Wall {
-    let time = clock_gettime(ClockId::Realtime);
-    Wall(time.tv_sec as i64 * 1000 + time.tv_nsec as i64 / 1_000_000)
+    // The standard library's: it asks libc, so that a test can put another clock in its place.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Wall(since.map_or_else(|before| -(before.duration().as_millis() as i64), |since| since.as_millis() as i64))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod crash_report;
+pub mod dial;
 pub mod elf;
 pub mod http;
 pub mod image;
@@ -14,3 +15,4 @@ pub mod socket;
 pub mod status_page;
 pub mod store;
 pub mod watch;
+pub mod ws;

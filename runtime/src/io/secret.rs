@@ -47,6 +47,17 @@ impl fmt::Display for KeyError {
     }
 }
 
+/// The text of a file that nobody else can read.
+pub fn read_private(path: &Path) -> Result<String, KeyError> {
+    let fault = |error| KeyError::Io { path: path.to_owned(), error };
+    let metadata = fs::metadata(path).map_err(fault)?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Open { path: path.to_owned(), mode });
+    }
+    fs::read_to_string(path).map_err(fault)
+}
+
 impl Keys {
     pub fn new(state: &Path) -> Keys {
         Keys { folder: state.join("keys") }

@@ -1,14 +1,22 @@
 //! What decides: pure state machines, without I/O, clock or `async`. Siblings do not know each other, but for `hub`,
 //! which is composed of `routing` and `block`.
 
+pub mod backoff;
 pub mod block;
+pub mod connection_string;
+pub mod dialect;
 pub mod hub;
 pub mod log_ring;
 pub mod message_json;
+pub mod mqtt;
 pub mod nearest;
+pub mod percent;
 pub mod plan;
 pub mod restart;
 pub mod routing;
+pub mod sas;
+pub mod session;
 pub mod twin;
+pub mod twin_sync;
 pub mod units;
 pub mod version;

@@ -93,7 +93,6 @@ impl Twin {
     pub fn new() -> Twin {
         Twin::default()
     }
-
     /// From storage or from the cloud; taken as it is.
     pub fn from_parts(
         desired: Map<String, Value>,
@@ -163,6 +162,11 @@ impl Twin {
     pub fn adopt_desired(&mut self, section: Map<String, Value>, version: u64) {
         self.desired = section;
         self.desired_version = version;
+    }
+
+    /// What the cloud keeps of an instance that has lost its own; not judged, as above.
+    pub fn adopt_reported(&mut self, section: Map<String, Value>) {
+        self.reported = section;
     }
 
     /// `{"desired":{…,"$version":n},"reported":{…,"$version":n}}`, as a module gets it.

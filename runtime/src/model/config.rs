@@ -2,10 +2,13 @@
 //! Must never know where it came from: file, flags and defaults are `app::config`'s.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+
+use super::identity::{Credentials, Secret};
 
 /// Characters of a device or module id: IoT Hub's limit.
 const ID_LENGTH_MAX: usize = 128;
@@ -15,7 +18,7 @@ pub struct Config {
     /// The file that was read, if there was one.
     pub file: Option<PathBuf>,
     pub device_id: String,
-    pub provisioning: Provisioning,
+    pub cloud: CloudConfig,
     pub modules: ModulesConfig,
     /// For instances that say nothing else.
     pub limits: Limits,
@@ -30,10 +33,58 @@ pub struct Config {
     pub wait_debugger: Vec<String>,
 }
 
-/// Where identity and keys come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Provisioning {
-    None,
+/// The way to the cloud. Without identities there is none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CloudConfig {
+    pub device: Option<Credentials>,
+    /// By instance.
+    pub modules: BTreeMap<String, Credentials>,
+    /// Dialled in the place of the host name; name check and audience stay those of the host name.
+    pub address: Option<Host>,
+    pub proxy: Option<Proxy>,
+    /// PEM file with the certificates that are trusted, instead of the system's.
+    pub ca: Option<PathBuf>,
+    pub keep_alive: Duration,
+    pub operation_timeout: Duration,
+    pub token_ttl: Duration,
+    pub retry_max: Duration,
+    /// Keys stand in the configuration file itself.
+    pub inline_keys: bool,
+}
+
+/// Name or address, and port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    pub name: String,
+    pub port: u16,
+}
+
+impl Host {
+    /// `HOST:PORT` or `[IPV6]:PORT`.
+    pub fn parse(text: &str) -> Option<Host> {
+        let (name, port) = text.rsplit_once(':')?;
+        let name = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+        let bad = name.is_empty() || name.contains(['/', '@', ' ', '[', ']']);
+        (!bad).then_some(Host { name: name.to_owned(), port: port.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.contains(':') {
+            write!(f, "[{}]:{}", self.name, self.port)
+        } else {
+            write!(f, "{}:{}", self.name, self.port)
+        }
+    }
+}
+
+/// An HTTP proxy that is asked to CONNECT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    pub host: Host,
+    /// Name and password.
+    pub user: Option<(String, Secret)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

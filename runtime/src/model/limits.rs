@@ -25,6 +25,12 @@ pub const CREDIT_OVERDRAFT: u32 = 2;
 pub const WINDOW_MESSAGES: usize = 1_024;
 /// Bytes on their way to one module; below the default buffer of a socket pair.
 pub const WINDOW_BYTES: u64 = 256 * 1024;
+/// Messages on their way to the cloud for one identity. Hides a round trip of 100 ms at 1,000 messages a second.
+pub const UPSTREAM_WINDOW_MESSAGES: usize = 128;
+/// Bytes on their way to the cloud for one identity: kept in memory while it is away, too.
+pub const UPSTREAM_WINDOW_BYTES: u64 = 128 * 1024;
+/// Method calls from the cloud that one module may have open.
+pub const METHODS_MAX: usize = 16;
 /// Messages that one module may hold deferred; then it gets no more until it completes some.
 pub const DEFERRED_MAX: usize = 65_536;
 /// Uncompressed bytes of one block row. Larger rows amortise a commit better, but cost memory when read back.

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod endpoint;
+pub mod identity;
 pub mod image;
 pub mod instance;
 pub mod limits;

@@ -2,20 +2,19 @@
 //! Must never let a question change what it did not ask to change.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use smol::channel::Receiver;
 
-use super::board::{Order, Slot, Tap, line_json};
+use super::board::{Order, Tap, line_json};
 use super::mailbox::{Answer, Ask, Call, Refusal};
 use super::storage::Job;
 use super::world::World;
-use super::{taps, views};
+use super::{methods, taps, views};
 use crate::logic::routing;
 use crate::logic::twin::Twin;
 use crate::model::time::Wall;
-use skerry_abi::wire::frame::{Outcome, ToHost};
+use skerry_abi::wire::frame::Outcome;
 
 /// Lines that a slow reader may be behind before it misses some.
 const LINES_MAX: usize = 256;
@@ -36,11 +35,11 @@ async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> 
     match ask {
         Ask::Status => Ok(Answer::Json(views::status(world, jobs).await)),
         Ask::Modules => Ok(Answer::Json(views::modules(world))),
-        Ask::Module { module } => Ok(Answer::Json(views::module(world, &*slot(world, &module)?))),
+        Ask::Module { module } => Ok(Answer::Json(views::module(world, &*world.slot(&module)?))),
         Ask::Twin { module } => twin(world, &module),
         Ask::PatchDesired { module, patch } => patch_desired(world, &module, &patch).await,
         Ask::Restart { module } => {
-            let slot = slot(world, &module)?;
+            let slot = world.slot(&module)?;
             let full = |_| Refusal::new(503, format!("{module} is busy ending; try again"));
             slot.orders.try_send(Order::Restart).map_err(full)?;
             Ok(Answer::Json(json!({"module": module, "restarting": true})))
@@ -52,18 +51,12 @@ async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> 
     }
 }
 
-fn slot(world: &World, module: &str) -> Result<Rc<Slot>, Refusal> {
-    let slots = world.board.slots.borrow();
-    let found = slots.get(module).cloned();
-    found.ok_or_else(|| Refusal::no_such_module(module, slots.keys().map(String::as_str)))
-}
-
 /// A module that ran once has a twin, also while it does not run.
 fn twin(world: &World, module: &str) -> Result<Answer, Refusal> {
     match world.board.twins.borrow().get(module) {
         Some(twin) => Ok(Answer::Json(twin.to_json())),
         None => {
-            slot(world, module)?;
+            world.slot(module)?;
             Ok(Answer::Json(Twin::new().to_json()))
         }
     }
@@ -71,22 +64,23 @@ fn twin(world: &World, module: &str) -> Result<Answer, Refusal> {
 
 /// Answered when it is on disk; the instance has it before that.
 async fn patch_desired(world: &World, module: &str, patch: &Value) -> Result<Answer, Refusal> {
-    if !world.board.twins.borrow().contains_key(module) {
-        slot(world, module)?;
+    if world.config.cloud.modules.contains_key(module) {
+        let message = format!(
+            "the desired properties of {module} are set in the cloud, where they would come back from; set them there"
+        );
+        return Err(Refusal::new(409, message));
     }
-    let (json, committed) = {
+    if !world.board.twins.borrow().contains_key(module) {
+        world.slot(module)?;
+    }
+    let json = {
         let mut twins = world.board.twins.borrow_mut();
         let twin = twins.entry(module.to_owned()).or_default();
-        let version = twin.apply_desired(patch).map_err(|e| Refusal::new(400, e.to_string()))?;
-        let desired = Value::Object(twin.desired().clone()).to_string();
-        let committed = world.port.when_committed();
-        let bytes = twin.to_json().to_string().into_bytes();
-        world.port.turn(|hub, now| hub.put_document(now, &format!("twin/{module}"), Some(bytes), true));
-        if let Some(link) = world.board.slot(module).and_then(|s| s.link.get()) {
-            world.port.send(link, &ToHost::Desired { version, desired: &desired });
-        }
-        (twin.to_json(), committed)
+        twin.apply_desired(patch).map_err(|e| Refusal::new(400, e.to_string()))?;
+        twin.to_json()
     };
+    let committed = world.port.when_committed();
+    world.desired_changed(module);
     match committed.recv().await {
         Ok(Ok(())) => Ok(Answer::Json(json)),
         Ok(Err(reason)) => Err(Refusal::new(507, format!("the change is in force but not stored: {reason}"))),
@@ -95,31 +89,8 @@ async fn patch_desired(world: &World, module: &str, patch: &Value) -> Result<Ans
 }
 
 async fn method(world: &World, module: &str, name: &str, payload: &[u8], timeout_ms: u32) -> Result<Answer, Refusal> {
-    let slot = slot(world, module)?;
-    let Some(link) = slot.link.get() else {
-        return Err(Refusal::new(404, format!("{module} is {} and can not be asked", slot.status.get().name())));
-    };
-    let (answer, answered) = smol::channel::bounded(1);
-    let rid = {
-        let mut open = slot.methods.borrow_mut();
-        let rid = (1..).find(|rid| !open.contains_key(rid)).unwrap_or(0);
-        open.insert(rid, answer);
-        rid
-    };
-    world.port.send(link, &ToHost::Method { rid, name, payload, timeout_ms });
-    let answered = async { Some(answered.recv().await) };
-    let late = async {
-        smol::Timer::after(Duration::from_millis(u64::from(timeout_ms))).await;
-        None
-    };
-    match smol::future::or(answered, late).await {
-        Some(Ok((status, body))) => Ok(Answer::Raw { status: u16::try_from(status).unwrap_or(500), body }),
-        Some(Err(_)) => Err(Refusal::new(404, format!("{module} ended before it answered"))),
-        None => {
-            slot.methods.borrow_mut().remove(&rid);
-            Err(Refusal::new(504, format!("{module} did not answer within {timeout_ms} ms")))
-        }
-    }
+    let (status, body) = methods::call(world, module, name, payload, timeout_ms).await?;
+    Ok(Answer::Raw { status: u16::try_from(status).unwrap_or(500), body })
 }
 
 fn logs(
@@ -129,7 +100,7 @@ fn logs(
     tail: Option<usize>,
     follow: bool,
 ) -> Result<Answer, Refusal> {
-    let slot = slot(world, module)?;
+    let slot = world.slot(module)?;
     let ring = slot.log.borrow();
     let lines = ring.select(since_ms.map(Wall), tail);
     let (to, from) = smol::channel::bounded(lines.len() + LINES_MAX);

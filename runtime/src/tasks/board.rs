@@ -129,6 +129,47 @@ pub fn line_json(line: &LogLine) -> Value {
     json!({"at": line.at.0, "level": line.level_name(), "message": line.text, "target": line.stream})
 }
 
+/// An identity's way to the cloud, as everybody may see it. Only its own task writes.
+pub struct Uplink {
+    pub module: String,
+    pub connected: Cell<bool>,
+    /// When that last changed.
+    pub since: Cell<Wall>,
+    /// Why it is not connected.
+    pub fault: RefCell<Option<String>>,
+    pub connects: Cell<u64>,
+    /// Messages that the cloud has not acknowledged.
+    pub in_flight: Cell<usize>,
+    /// Of the protocol, without TLS.
+    pub bytes_in: Cell<u64>,
+    pub bytes_out: Cell<u64>,
+    pub twin_in_step: Cell<bool>,
+    /// Method calls without an answer.
+    pub methods: Cell<usize>,
+    pub ending: Cell<bool>,
+    /// Messages wait, something was reported, or it is to end.
+    pub wake: Sender<()>,
+}
+
+impl Uplink {
+    pub fn new(module: &str, wake: Sender<()>, now: Wall) -> Uplink {
+        Uplink {
+            module: module.to_owned(),
+            connected: Cell::new(false),
+            since: Cell::new(now),
+            fault: RefCell::default(),
+            connects: Cell::new(0),
+            in_flight: Cell::new(0),
+            bytes_in: Cell::new(0),
+            bytes_out: Cell::new(0),
+            twin_in_step: Cell::new(false),
+            methods: Cell::new(0),
+            ending: Cell::new(false),
+            wake,
+        }
+    }
+}
+
 /// Somebody who watches messages pass.
 pub struct Tap {
     pub accepts: Box<dyn Fn(&Tapped) -> bool>,
@@ -139,6 +180,8 @@ pub struct Tap {
 pub struct Board {
     pub slots: RefCell<BTreeMap<String, Rc<Slot>>>,
     pub twins: RefCell<BTreeMap<String, Twin>>,
+    /// By module.
+    pub uplinks: RefCell<BTreeMap<String, Rc<Uplink>>>,
     pub taps: RefCell<Vec<Tap>>,
     warnings: RefCell<VecDeque<String>>,
     /// Files of the drop-in folders that are no images, with the reason.

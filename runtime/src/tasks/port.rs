@@ -21,6 +21,8 @@ use skerry_abi::wire::frame::{self, Outcome, ToHost};
 pub enum Wire {
     /// To a module host. `full` wakes the task that waits until the socket takes more.
     Socket { stream: Rc<Async<UnixStream>>, full: Sender<()> },
+    /// To a task of this process, which is woken and takes them.
+    Task { wake: Sender<()> },
     /// To somebody in this process who sends through the control socket: only answers to tickets arrive here.
     Local(RefCell<HashMap<u64, Sender<(Outcome, String)>>>),
 }
@@ -102,6 +104,11 @@ impl Port {
         self.write(&mut self.hub.borrow_mut(), ix)
     }
 
+    /// The frames of a link whose task takes them.
+    pub fn take_output(&self, ix: LinkIx) -> Vec<u8> {
+        self.hub.borrow_mut().output(ix).map_or_else(Vec::new, std::mem::take)
+    }
+
     /// Says when the next commit to be built is on disk. Asked *before* the turn that puts a document, since that turn
     /// may build the commit.
     pub fn when_committed(&self) -> Receiver<Result<(), String>> {
@@ -145,6 +152,10 @@ impl Port {
                 answer_local(&mut open.borrow_mut(), out);
                 out.clear();
                 true
+            }
+            Wire::Task { wake } => {
+                let _ = wake.try_send(());
+                false
             }
             Wire::Socket { stream, full } => {
                 let taken = write_some(stream, out);

@@ -221,6 +221,9 @@ fn report(world: &World, slot: &Slot, link: LinkIx, rid: u64, patch: &str) {
     if status == 204 {
         let bytes = twin.to_json().to_string().into_bytes();
         world.port.turn(|hub, now| hub.put_document(now, &format!("twin/{}", slot.name), Some(bytes), false));
+        if let Some(uplink) = world.board.uplinks.borrow().get(&slot.name) {
+            let _ = uplink.wake.try_send(());
+        }
     } else {
         log::warn!("instance={}/{} report=refused reason={reason:?}", slot.name, slot.generation.get());
     }

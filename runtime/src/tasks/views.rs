@@ -12,6 +12,7 @@ use super::world::World;
 use crate::logic::hub::{StoreState, Tapped};
 use crate::logic::message_json;
 use crate::logic::routing::{self, Condition, Envelope, Instant, RecordSubject, View};
+use crate::model::endpoint::Endpoint;
 use skerry_abi::wire::record::Record;
 
 pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
@@ -54,6 +55,7 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "routes": routes(world),
         "queues": queues,
         "modules": modules(world),
+        "upstream": upstream(world),
         "rejected": *world.board.rejected.borrow(),
         "warnings": warnings(world, overview.no_route),
     })
@@ -82,10 +84,55 @@ fn warnings(world: &World, no_route: u64) -> Vec<String> {
     if no_route > 0 {
         warnings.push(format!("{no_route} messages matched no route and were dropped"));
     }
+    warnings.extend(without_identity(world));
     if world.port.clock_is_behind() {
         warnings.push("the clock is behind what has certainly passed; time switched off is not counted".to_owned());
     }
     warnings
+}
+
+/// Messages that wait for a cloud that does not know their sender.
+fn without_identity(world: &World) -> Vec<String> {
+    let known = &world.config.cloud.modules;
+    let mut waiting = std::collections::BTreeMap::<String, u64>::new();
+    for queue in world.port.look(|hub| hub.overview()).queues {
+        if let Endpoint::Upstream { identity } = queue.endpoint
+            && !known.contains_key(&identity)
+        {
+            *waiting.entry(identity).or_default() += queue.ledger.pending;
+        }
+    }
+    let waiting = waiting.into_iter().filter(|(_, count)| *count > 0);
+    let text = |(module, count)| {
+        format!(
+            "{count} messages of {module} wait for the cloud, where it has no identity: give [upstream.modules.{module}] a \
+             connection string"
+        )
+    };
+    waiting.map(text).collect()
+}
+
+/// Every identity's way to the cloud.
+fn upstream(world: &World) -> Vec<Value> {
+    let uplinks = world.board.uplinks.borrow();
+    let identities = uplinks.values().filter_map(|u| Some((u, world.config.cloud.modules.get(&u.module)?)));
+    identities
+        .map(|(uplink, identity)| {
+            json!({
+                "module": uplink.module,
+                "identity": identity.client_id(),
+                "host": identity.host_name,
+                "connected": uplink.connected.get(),
+                "since": uplink.since.get().to_rfc3339(),
+                "reason": *uplink.fault.borrow(),
+                "connects": uplink.connects.get(),
+                "inFlight": uplink.in_flight.get(),
+                "twinInStep": uplink.twin_in_step.get(),
+                "bytesIn": uplink.bytes_in.get(),
+                "bytesOut": uplink.bytes_out.get(),
+            })
+        })
+        .collect()
 }
 
 /// One line for all instances, with the weakest.

@@ -11,8 +11,8 @@ use crate::logic::units;
 use crate::tasks::control;
 
 /// Fields of a status that have a place of their own.
-const PLACED: [&str; 9] =
-    ["device", "version", "uptimeSeconds", "state", "isolation", "routes", "queues", "modules", "warnings"];
+const PLACED: [&str; 10] =
+    ["device", "version", "uptimeSeconds", "state", "isolation", "routes", "queues", "modules", "upstream", "warnings"];
 
 pub fn status(target: &Target) -> Outcome {
     let answer = ask(&target.socket, "GET", "/status", Vec::new())?;
@@ -73,6 +73,9 @@ fn status_text(status: &Value) -> String {
         text.push_str(&format!("warning: {warning}\n"));
     }
     text.push_str(&format!("\n{}", modules_table(&status["modules"])));
+    if let Some(uplinks) = status["upstream"].as_array().filter(|uplinks| !uplinks.is_empty()) {
+        text.push_str(&format!("\n{}", uplinks_table(uplinks)));
+    }
     if let Some(queues) = status["queues"].as_array().filter(|queues| !queues.is_empty()) {
         text.push_str(&format!("\n{}", queues_table(queues)));
     }
@@ -100,6 +103,19 @@ fn modules_table(modules: &Value) -> String {
     };
     let head = ["MODULE", "STATUS", "IMAGE", "GEN", "PID", "RESTARTS", "MEMORY", "SINCE", "ISOLATION", "LAST EXIT"];
     render(&head, &modules.iter().map(row).collect::<Vec<_>>())
+}
+
+fn uplinks_table(uplinks: &[Value]) -> String {
+    let row = |uplink: &Value| {
+        let status = if uplink["connected"] == true { "connected" } else { "disconnected" };
+        let [identity, host, in_flight, reason] =
+            ["/identity", "/host", "/inFlight", "/reason"].map(|at| cell(uplink, at));
+        vec![identity, host, status.to_owned(), time(uplink, "/since"), in_flight, reason]
+    };
+    render(
+        &["IDENTITY", "CLOUD", "STATUS", "SINCE", "IN FLIGHT", "REASON"],
+        &uplinks.iter().map(row).collect::<Vec<_>>(),
+    )
 }
 
 fn queues_table(queues: &[Value]) -> String {

@@ -42,6 +42,32 @@ impl Hub {
         }
     }
 
+    /// The other end is away for a while: nothing new is delivered until the next [`Hub::ready`], and its endpoints
+    /// count as offline. What it has stays with it.
+    pub fn pause(&mut self, ix: LinkIx) {
+        let Some(link) = self.link_mut(ix) else { return };
+        link.ready = false;
+        for queue in std::mem::take(&mut link.queues) {
+            self.queues[queue as usize].consumer = None;
+        }
+    }
+
+    /// This delivery can never be made: to the dead letters at once. What came after it goes on.
+    pub fn give_up(&mut self, now: Now, ix: LinkIx, id: u64, reason: &str) {
+        let Some(flight) = self.leave_window(ix, id, FlightState::Closed) else { return };
+        self.kill(now, flight.queue, flight.key, reason);
+        self.mark_dirty(ix);
+    }
+
+    /// The next commit writes the message to the dead letters.
+    fn kill(&mut self, now: Now, queue: QueueIx, key: Key, reason: &str) {
+        self.entries[key].target(queue).state = TargetState::Dying;
+        let cut = reason.floor_char_boundary(reason.len().min(REASON_BYTES));
+        let seq = self.entries[key].seq;
+        self.dying.push(Dying { queue, key, seq, reason: reason[..cut].to_owned() });
+        self.dirty_since.get_or_insert(now.mono);
+    }
+
     /// The link is gone. What it had goes back to its queues; `in_progress` is the message it died with, if it died.
     pub fn close_link(&mut self, now: Now, ix: LinkIx, in_progress: Option<u64>) {
         let Some(link) = self.link_mut(ix) else { return };
@@ -157,10 +183,7 @@ impl Hub {
             self.queues[queue_ix as usize].stream = stream;
         }
         if attempts >= self.config.refusals_max {
-            self.entries[key].target(queue_ix).state = TargetState::Dying;
-            let cut = reason.floor_char_boundary(reason.len().min(REASON_BYTES));
-            self.dying.push(Dying { queue: queue_ix, key, seq, reason: reason[..cut].to_owned() });
-            self.dirty_since.get_or_insert(now.mono);
+            self.kill(now, queue_ix, key, reason);
         } else {
             self.hold(now, queue_ix, attempts);
             self.put_back(queue_ix, key);

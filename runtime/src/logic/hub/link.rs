@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::entry::Key;
 use super::{IdentityIx, QueueIx, SourceIx};
-use crate::model::limits::{WINDOW_BYTES, WINDOW_MESSAGES};
+use crate::model::limits::{UPSTREAM_WINDOW_BYTES, UPSTREAM_WINDOW_MESSAGES, WINDOW_BYTES, WINDOW_MESSAGES};
 use skerry_abi::wire::frame::{Outcome, ToHost};
 
 /// One delivery.
@@ -32,6 +32,8 @@ pub(super) enum FlightState {
 
 pub(super) struct Link {
     pub identity: IdentityIx,
+    /// The identity whose way to the cloud this is; `None` for a module's process.
+    pub upstream: Option<String>,
     /// Takes deliveries.
     pub ready: bool,
     pub closed: bool,
@@ -67,6 +69,7 @@ impl Link {
     pub fn new(identity: IdentityIx, outputs: Vec<SourceIx>, inputs: Vec<String>) -> Link {
         Link {
             identity,
+            upstream: None,
             ready: false,
             closed: false,
             outputs,
@@ -91,8 +94,12 @@ impl Link {
 
     /// `memory_bytes` is the hub's whole; what flies may take an eighth of it.
     pub fn has_room(&self, memory_bytes: u64) -> bool {
-        self.flying < WINDOW_MESSAGES
-            && self.flying_bytes < WINDOW_BYTES.min(memory_bytes / 8)
+        let (messages, bytes) = match self.upstream {
+            Some(_) => (UPSTREAM_WINDOW_MESSAGES, UPSTREAM_WINDOW_BYTES),
+            None => (WINDOW_MESSAGES, WINDOW_BYTES),
+        };
+        self.flying < messages
+            && self.flying_bytes < bytes.min(memory_bytes / 8)
             && self.deferred < crate::model::limits::DEFERRED_MAX
     }
 

@@ -44,6 +44,17 @@ impl Hub {
         self.add_link(identity, module, &[output.to_owned()], &[])
     }
 
+    /// The way of `identity` to the cloud. It sends nothing; it is given messages after [`Hub::ready`].
+    pub fn open_upstream(&mut self, identity: &str) -> LinkIx {
+        let name = format!("{identity} to the cloud");
+        let by = self.identity_of(&name);
+        let ix = self.add_link(by, &name, &[], &[]);
+        if let Some(link) = self.link_mut(ix) {
+            link.upstream = Some(identity.to_owned());
+        }
+        ix
+    }
+
     fn identity_of(&mut self, name: &str) -> IdentityIx {
         if let Some(ix) = self.by_module.get(name) {
             return *ix;

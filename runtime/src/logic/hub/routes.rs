@@ -46,15 +46,9 @@ impl Hub {
 
     /// Gives a queue to the instance that takes from it, if one is ready.
     pub(super) fn connect_queue(&mut self, ix: QueueIx) {
-        let Endpoint::Input { module, input } = &self.queues[ix as usize].endpoint else { return };
-        let Some(identity) = self.by_module.get(module) else { return };
-        let found = self.links.iter().position(|l| {
-            l.as_ref().is_some_and(|l| l.ready && !l.closed && l.identity == *identity && l.inputs.contains(input))
-        });
-        let Some(link_at) = found else { return };
-        let input_at = self.links[link_at].as_ref().and_then(|l| l.inputs.iter().position(|i| i == input));
+        let Some((link_at, input)) = self.consumer_of(&self.queues[ix as usize].endpoint) else { return };
         let link_ix = super::LinkIx(link_at as u32);
-        self.queues[ix as usize].consumer = input_at.map(|i| (link_ix, i as u16));
+        self.queues[ix as usize].consumer = Some((link_ix, input));
         let mut order: Vec<(Priority, QueueIx)> = self.links[link_at]
             .iter()
             .flat_map(|l| &l.queues)
@@ -67,5 +61,23 @@ impl Hub {
         link.next_stream += 1;
         self.queues[ix as usize].stream = link.next_stream;
         self.mark_dirty(link_ix);
+    }
+
+    /// Place of the link that takes for this endpoint now, and the number of the input there.
+    fn consumer_of(&self, endpoint: &Endpoint) -> Option<(usize, u16)> {
+        let mut open = self.links.iter().enumerate().filter_map(|(at, l)| Some((at, l.as_deref()?)));
+        open.find_map(|(at, link)| {
+            if !link.ready || link.closed {
+                return None;
+            }
+            match endpoint {
+                Endpoint::Input { module, input } => {
+                    let own = self.by_module.get(module) == Some(&link.identity);
+                    let number = link.inputs.iter().position(|i| i == input).filter(|_| own)?;
+                    Some((at, number as u16))
+                }
+                Endpoint::Upstream { identity } => (link.upstream.as_ref() == Some(identity)).then_some((at, 0)),
+            }
+        })
     }
 }

@@ -1,0 +1,165 @@
+//! What was typed about the cloud: who we are there, and how to get there.
+//! Must never show a connection string in an error, since it holds a key.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use super::config::{Host, Proxy, instance_name_fault};
+use super::toml_table::Table;
+use crate::io::secret;
+use crate::logic::connection_string;
+use crate::model::identity::{Credentials, Secret};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Where a connection string stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    Here(Credentials),
+    /// A file that nobody else can read; relative to the configuration.
+    File(String),
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CloudSettings {
+    /// `source = "none"` was said.
+    pub none: bool,
+    pub device: Option<Source>,
+    pub modules: BTreeMap<String, Source>,
+    pub address: Option<Host>,
+    pub proxy: Option<Proxy>,
+    pub ca: Option<String>,
+    pub keep_alive: Option<Duration>,
+    pub operation_timeout: Option<Duration>,
+    pub token_ttl: Option<Duration>,
+    pub retry_max: Option<Duration>,
+    /// A connection string stands in the file itself.
+    pub inline_keys: bool,
+}
+
+impl CloudSettings {
+    /// `[provisioning]`, named as in Azure's own configuration.
+    pub fn read_provisioning(&mut self, table: &mut Table<'_, '_>) {
+        let manual = table.get("source", |value| match value.as_str() {
+            Some("none") => Ok(false),
+            Some("manual") => Ok(true),
+            _ => Err("\"manual\" or \"none\" (\"dps\" is not in this version)".to_owned()),
+        });
+        self.none = manual == Some(false);
+        self.device = source(table, None);
+        let at = table.place("source");
+        match (manual, &self.device, at) {
+            (Some(true), None, Some(at)) if table.place("connection_string").is_none() => {
+                table.fault(at, "source", "\"manual\" needs connection_string or connection_string_file");
+            }
+            (Some(false), Some(_), Some(at)) => {
+                table.fault(at, "source", "\"none\" does not go with a connection string; say \"manual\"");
+            }
+            _ => {}
+        }
+    }
+
+    /// `[upstream]`.
+    pub fn read_upstream(&mut self, table: &mut Table<'_, '_>) {
+        self.address =
+            table.get("address", |value| value.as_str().and_then(Host::parse).ok_or("\"HOST:PORT\"".to_owned()));
+        self.proxy = proxy(table);
+        self.ca = table.get("ca", |value| {
+            value.as_str().filter(|path| !path.is_empty()).map(str::to_owned).ok_or("a path".to_owned())
+        });
+        // IoT Hub closes after 1.5 times this, and never waits longer than 1,767 s (spec iot-hub-wire 4).
+        self.keep_alive = table.duration("keep_alive", SECOND, Duration::from_secs(1_177));
+        self.operation_timeout = table.duration("operation_timeout", SECOND, Duration::from_secs(600));
+        self.token_ttl = table.duration("token_ttl", 2 * SECOND, Duration::from_secs(365 * 86_400));
+        self.retry_max = table.duration("retry_max", SECOND, Duration::from_secs(3_600));
+        let Some(mut modules) = table.table("modules") else { return };
+        for (name, at, value) in modules.drain() {
+            if let Some(expected) = instance_name_fault(name) {
+                modules.fault(at, name, &format!("an instance's name must be {expected}"));
+            }
+            let Some(mut inner) = modules.inner(name, value) else { continue };
+            match source(&mut inner, Some(name)) {
+                Some(source) => drop(self.modules.insert(name.to_owned(), source)),
+                None if inner.place("connection_string").is_none() => {
+                    modules.fault(at, name, "connection_string or connection_string_file is missing");
+                }
+                None => {}
+            }
+            inner.end();
+        }
+    }
+
+    /// Reads the files that hold connection strings, relative to `folder`. The error is a line to print.
+    pub fn open_files(&mut self, folder: &Path) -> Result<(), String> {
+        let inline = |source: &Source| matches!(source, Source::Here(_));
+        self.inline_keys = self.device.iter().chain(self.modules.values()).any(inline);
+        let device = self.device.iter_mut().map(|source| (None, source));
+        let modules = self.modules.iter_mut().map(|(name, source)| (Some(name.as_str()), source));
+        for (module, source) in device.chain(modules) {
+            let Source::File(path) = source else { continue };
+            let path = folder.join(&*path);
+            let text = secret::read_private(&path).map_err(|e| e.to_string())?;
+            let found = connection_string::parse(&text).map_err(|e| format!("{}: {e}", path.display()))?;
+            if let Some(fault) = module_fault(&found, module) {
+                return Err(format!("{}: {fault}", path.display()));
+            }
+            *source = Source::Here(found);
+        }
+        Ok(())
+    }
+}
+
+fn source(table: &mut Table<'_, '_>, module: Option<&str>) -> Option<Source> {
+    let text = table.text("connection_string");
+    let file = table.text("connection_string_file");
+    let at = table.place("connection_string");
+    match (text, file, at) {
+        (Some(_), Some(_), Some(at)) => {
+            table.fault(at, "connection_string", "give this or connection_string_file, not both");
+            None
+        }
+        (Some(text), None, Some(at)) => {
+            let found = connection_string::parse(&text).map_err(|e| e.to_string());
+            let judged = found.and_then(|found| match module_fault(&found, module) {
+                Some(fault) => Err(fault),
+                None => Ok(found),
+            });
+            // Not shown: it holds a key.
+            judged.map_err(|fault| table.fault(at, "connection_string", &fault)).ok().map(Source::Here)
+        }
+        (_, Some(file), _) => Some(Source::File(file)),
+        _ => None,
+    }
+}
+
+/// Whether it is that of the device (`module` is `None`) or of the module of this name.
+fn module_fault(found: &Credentials, module: Option<&str>) -> Option<String> {
+    match (&found.module_id, module) {
+        (None, None) => None,
+        (Some(_), None) => Some("this is a module's connection string; take the device's".to_owned()),
+        (None, Some(_)) => Some("this is a device's connection string; take the module's, with a ModuleId".to_owned()),
+        (Some(id), Some(name)) if id == name => None,
+        (Some(id), Some(name)) => {
+            Some(format!("ModuleId is {id:?}; an instance and its identity have one name, here {name:?}"))
+        }
+    }
+}
+
+/// `http://[USER:PASSWORD@]HOST[:PORT]`.
+fn proxy(table: &mut Table<'_, '_>) -> Option<Proxy> {
+    let text = table.text("proxy")?;
+    let at = table.place("proxy")?;
+    let parsed = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')).and_then(|rest| {
+        let (user, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
+        let host = Host::parse(host).or_else(|| Host::parse(&format!("{host}:80")))?;
+        let user = user.map(|user| user.split_once(':').unwrap_or((user, "")));
+        let user = user.map(|(name, password)| (name.to_owned(), Secret::new(password.as_bytes().to_vec())));
+        Some(Proxy { host, user })
+    });
+    if parsed.is_none() {
+        // Not shown: it may hold a password.
+        table.fault(at, "proxy", "expected \"http://HOST:PORT\" or \"http://USER:PASSWORD@HOST:PORT\"");
+    }
+    parsed
+}

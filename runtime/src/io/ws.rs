@@ -1,0 +1,216 @@
+//! MQTT's bytes over a WebSocket over TLS, from name look-up to the last frame. The one place that knows rustls and
+//! async-tungstenite. Must never connect to a server whose certificate is not the host's.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use async_tungstenite::tungstenite::client::IntoClientRequest;
+use async_tungstenite::tungstenite::http::HeaderValue;
+use async_tungstenite::tungstenite::protocol::WebSocketConfig;
+use async_tungstenite::tungstenite::{Error as WsError, Message};
+use async_tungstenite::{WebSocketReceiver, WebSocketSender, client_async_with_config};
+use futures_rustls::TlsConnector;
+use futures_rustls::client::TlsStream;
+use futures_rustls::pki_types::pem::PemObject;
+use futures_rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use futures_rustls::rustls::time_provider::TimeProvider;
+use futures_rustls::rustls::{CertificateError, ClientConfig, Error as TlsError, RootCertStore, crypto::ring};
+use smol::Async;
+use smol::stream::StreamExt;
+
+use super::clock::TimeFloor;
+use super::dial::{dial, within};
+use crate::model::config::{Host, Proxy};
+use crate::model::time::Wall;
+
+/// Read at once, bytes. Answers are small, and an idle connection keeps this.
+const READ_BYTES: usize = 4 * 1024;
+/// Largest frame that is taken, bytes.
+const FRAME_BYTES_MAX: usize = 512 * 1024;
+/// Where the hub listens.
+const PORT: u16 = 443;
+
+type Stream = TlsStream<Async<TcpStream>>;
+
+/// How to get to the cloud; one for all identities.
+pub struct Dialler {
+    tls: TlsConnector,
+    floor: Arc<TimeFloor>,
+    address: Option<Host>,
+    proxy: Option<Proxy>,
+    /// For TLS and upgrade together.
+    timeout: Duration,
+}
+
+/// The two halves of an open connection.
+pub struct Connection {
+    pub sender: Sender,
+    pub receiver: Receiver,
+    /// What the server says the time is.
+    pub date: Option<Wall>,
+}
+
+pub struct Sender(WebSocketSender<Stream>);
+pub struct Receiver(WebSocketReceiver<Stream>);
+
+impl Dialler {
+    /// Reads the certificates that are trusted. The error is a sentence for the operator.
+    pub fn new(
+        ca: Option<&Path>,
+        address: Option<Host>,
+        proxy: Option<Proxy>,
+        timeout: Duration,
+        floor: Arc<TimeFloor>,
+    ) -> Result<Dialler, String> {
+        let mut roots = RootCertStore::empty();
+        let (certificates, place) = match ca {
+            Some(path) => {
+                let found: Result<Vec<_>, _> =
+                    CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect());
+                let found =
+                    found.map_err(|e| format!("[upstream] ca: {}: {e}; expected a PEM file", path.display()))?;
+                (found, path.display().to_string())
+            }
+            None => (rustls_native_certs::load_native_certs().certs, "this system".to_owned()),
+        };
+        roots.add_parsable_certificates(certificates);
+        if roots.is_empty() {
+            return Err(format!(
+                "there are no root certificates in {place}, so no cloud can be trusted; install ca-certificates (OpenWrt: ca-bundle), or \
+                 name a PEM file with `ca` in [upstream]"
+            ));
+        }
+        let clock = Arc::new(FloorClock(Arc::clone(&floor)));
+        let config = ClientConfig::builder_with_details(Arc::new(ring::default_provider()), clock)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Dialler { tls: TlsConnector::from(Arc::new(config)), floor, address, proxy, timeout })
+    }
+
+    /// A WebSocket to `host_name`, for MQTT. The error is a sentence for the operator.
+    pub async fn dial(&self, host_name: &str, path: &str) -> Result<Connection, String> {
+        let target = self.address.clone().unwrap_or(Host { name: host_name.to_owned(), port: PORT });
+        let tcp = dial(&target, self.proxy.as_ref()).await?;
+        let open = self.open(tcp, host_name, path);
+        let late = || format!("{target} took the connection and then said nothing for {} s", self.timeout.as_secs());
+        within(self.timeout, open).await.unwrap_or_else(|| Err(late()))
+    }
+
+    async fn open(&self, tcp: Async<TcpStream>, host_name: &str, path: &str) -> Result<Connection, String> {
+        let name = ServerName::try_from(host_name.to_owned())
+            .map_err(|_| format!("{host_name:?} can't be the name in a certificate; check HostName"))?;
+        let tls = self.tls.connect(name, tcp).await.map_err(|e| self.tls_fault(host_name, &e))?;
+        let mut request = format!("wss://{host_name}{path}").into_client_request().map_err(|e| e.to_string())?;
+        request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BYTES)
+            .write_buffer_size(0)
+            .max_write_buffer_size(2 * FRAME_BYTES_MAX)
+            .max_message_size(Some(FRAME_BYTES_MAX))
+            .max_frame_size(Some(FRAME_BYTES_MAX));
+        let opened = client_async_with_config(request, tls, Some(config)).await;
+        let (socket, answer) = opened.map_err(|e| upgrade_fault(host_name, &e))?;
+        let spoken = answer.headers().get("Sec-WebSocket-Protocol");
+        if !spoken.is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"mqtt")) {
+            return Err(format!("{host_name} does not speak MQTT over WebSockets; check HostName"));
+        }
+        let date = answer.headers().get("Date").and_then(|d| httpdate::parse_http_date(d.to_str().ok()?).ok());
+        let date = date.and_then(|d| Some(Wall(d.duration_since(UNIX_EPOCH).ok()?.as_millis() as i64)));
+        let (sender, receiver) = socket.split();
+        Ok(Connection { sender: Sender(sender), receiver: Receiver(receiver), date })
+    }
+
+    fn tls_fault(&self, host: &str, error: &std::io::Error) -> String {
+        let inner = error.get_ref().and_then(|e| e.downcast_ref::<TlsError>());
+        let Some(TlsError::InvalidCertificate(certificate)) = inner else {
+            return format!("no TLS with {host} ({error}); is there a proxy or a firewall in between?");
+        };
+        let now = self.floor.now().to_rfc3339();
+        let clock =
+            if self.floor.is_ahead() { "the clock is behind, so judged at the time floor" } else { "the clock" };
+        match certificate {
+            CertificateError::UnknownIssuer => format!(
+                "the certificate of {host} is from nobody who is trusted here; somebody may be in between, or `ca` in [upstream] is to \
+                 name the right PEM file"
+            ),
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!("the certificate is not that of {host}; check HostName and `address` in [upstream]")
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                format!("the certificate of {host} has expired, at {now} ({clock}); check the clock, then the server")
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                format!("the certificate of {host} is not valid yet, at {now} ({clock}); set the clock of this device")
+            }
+            other => format!("the certificate of {host} is not accepted: {other}"),
+        }
+    }
+}
+
+fn upgrade_fault(host: &str, error: &WsError) -> String {
+    match error {
+        WsError::Http(answer) => match answer.status().as_u16() {
+            401 | 403 => format!("{host} refuses the WebSocket with {}", answer.status()),
+            404 => format!("{host} has no WebSocket for MQTT (404); check HostName"),
+            429 | 503 => format!("{host} is busy ({}); trying again later", answer.status()),
+            _ => format!("{host} answers {} in the place of a WebSocket; check HostName", answer.status()),
+        },
+        other => format!("no WebSocket with {host}: {other}"),
+    }
+}
+
+/// Certificates are judged where the clock is, or at the floor where it is behind.
+#[derive(Debug)]
+struct FloorClock(Arc<TimeFloor>);
+
+impl TimeProvider for FloorClock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.now().0.max(0) as u64)))
+    }
+}
+
+impl Sender {
+    /// One frame. The error is a sentence for the operator.
+    pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), String> {
+        self.0.send(Message::binary(bytes)).await.map_err(|e| ended(&e))
+    }
+
+    pub async fn close(&mut self) {
+        let _ = self.0.close(None).await;
+    }
+}
+
+impl Receiver {
+    /// The bytes of the next frame. The error is a sentence for the operator.
+    pub async fn read(&mut self) -> Result<async_tungstenite::tungstenite::Bytes, String> {
+        loop {
+            match self.0.next().await {
+                Some(Ok(Message::Binary(bytes))) => return Ok(bytes),
+                Some(Ok(Message::Close(frame))) => {
+                    let why =
+                        frame.map_or(String::new(), |frame| format!(": {} {}", frame.code, frame.reason.as_str()));
+                    return Err(format!("the cloud closed the connection{why}"));
+                }
+                Some(Ok(Message::Text(_))) => return Err("the cloud sent text in the place of MQTT".to_owned()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(ended(&error)),
+                None => return Err("the cloud closed the connection".to_owned()),
+            }
+        }
+    }
+}
+
+fn ended(error: &WsError) -> String {
+    match error {
+        WsError::ConnectionClosed | WsError::AlreadyClosed => "the cloud closed the connection".to_owned(),
+        WsError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "the cloud closed the connection without a word".to_owned()
+        }
+        WsError::Io(error) => format!("the connection broke ({error})"),
+        other => format!("the connection broke ({other})"),
+    }
+}
