@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use skerry_runtime::app::cloud_settings::Source;
 use skerry_runtime::app::config::{
     AtQuota, Config, Flags, ImageRef, Quota, RouteFault, Surroundings, TimeToLive, load, resolve,
 };
@@ -73,11 +74,22 @@ fn the_sample_with_its_keys_switched_on_is_understood() {
     let is_key = |line: &str| {
         let key = line.split(" = ").next().unwrap_or("");
         line.starts_with("[modules.")
+            || line.starts_with("[upstream.modules.")
             || (line.contains(" = ") && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
     };
     let on: Vec<&str> =
         sample.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line)).collect();
+    // One way to say it is enough for each, and the default is no cloud at all.
+    let on: Vec<&str> =
+        on.into_iter().filter(|l| !l.starts_with("connection_string_file") && *l != "source = \"none\"").collect();
     let mut typed = read(&on.join("\n"));
+    assert!(matches!(&typed.cloud.modules["NAME"], Source::Here(found) if found.client_id() == "Hannover01/NAME"));
+    assert!(matches!(&typed.cloud.device, Some(Source::Here(found)) if found.client_id() == "Hannover01"));
+    let proxy = typed.cloud.proxy.take().unwrap();
+    assert_eq!((proxy.host.to_string().as_str(), proxy.user.unwrap().0.as_str()), ("HOST:3128", "USER"));
+    assert_eq!(typed.cloud.address.take().unwrap().to_string(), "127.0.0.1:8443");
+    (typed.cloud.device, typed.cloud.ca) = (None, None);
+    typed.cloud.modules.clear();
     assert_eq!(typed.routes.len(), 2);
     assert_eq!(typed.routes[1].priority, Some(0));
     let instance = &typed.instances["NAME"];

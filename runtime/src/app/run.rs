@@ -101,22 +101,8 @@ async fn serve(
             path.display()
         ));
     }
-    for (name, warning) in routes.warnings() {
-        board.warn(format!("route {name}, column {}: {}", warning.column, warning.message));
-    }
-    warn_of_cloud(&board, &config, &routes);
-    if routes.is_empty() {
-        board.warn("there are no routes: messages of modules go nowhere; add some to [routes]".to_owned());
-    }
-
-    let (jobs, job_queue) = bounded(JOBS_MAX);
-    let (done, dones) = bounded(JOBS_MAX);
-    let store_folder = config.store.path.clone();
-    let storage = std::thread::Builder::new().name("store".to_owned());
-    let storage = storage
-        .spawn(move || storage::run(store, store_folder, options, job_queue, done))
-        .map_err(|e| format!("can't start the storage thread: {e}"))?;
-
+    warn_at_start(&board, &config, &routes);
+    let (jobs, dones, storage) = start_storage(store, &config, options)?;
     let hub = Hub::new(&config.device_id, hub_config(&config), routes, restored);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
@@ -169,6 +155,18 @@ async fn serve(
     Ok(())
 }
 
+/// The thread that alone touches the store.
+type Storage = (Sender<Job>, Receiver<Done>, std::thread::JoinHandle<()>);
+
+fn start_storage(store: Store, config: &Config, options: Options) -> Result<Storage, String> {
+    let (jobs, job_queue) = bounded(JOBS_MAX);
+    let (done, dones) = bounded(JOBS_MAX);
+    let folder = config.store.path.clone();
+    let thread = std::thread::Builder::new().name("store".to_owned());
+    let thread = thread.spawn(move || storage::run(store, folder, options, job_queue, done));
+    Ok((jobs, dones, thread.map_err(|e| format!("can't start the storage thread: {e}"))?))
+}
+
 /// The way to the cloud, if any identity has one.
 fn dialler(config: &Config, floor: &Arc<TimeFloor>) -> Result<Option<Rc<Dialler>>, String> {
     let cloud = &config.cloud;
@@ -206,8 +204,14 @@ fn start_uplinks(world: &Rc<World>, dialler: &Rc<Dialler>) {
 }
 
 /// What an operator should know before the first message waits in vain.
-fn warn_of_cloud(board: &Board, config: &Config, routes: &RouteTable) {
+fn warn_at_start(board: &Board, config: &Config, routes: &RouteTable) {
     use std::os::unix::fs::MetadataExt;
+    for (name, warning) in routes.warnings() {
+        board.warn(format!("route {name}, column {}: {}", warning.column, warning.message));
+    }
+    if routes.is_empty() {
+        board.warn("there are no routes: messages of modules go nowhere; add some to [routes]".to_owned());
+    }
     let upstream = routes.endpoints().iter().any(|sink| matches!(sink, Sink::Upstream));
     if upstream && config.cloud.modules.is_empty() {
         board.warn(

@@ -16,7 +16,7 @@ use futures_rustls::client::TlsStream;
 use futures_rustls::pki_types::pem::PemObject;
 use futures_rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use futures_rustls::rustls::time_provider::TimeProvider;
-use futures_rustls::rustls::{CertificateError, ClientConfig, Error as TlsError, RootCertStore, crypto::ring};
+use futures_rustls::rustls::{CertificateError, ClientConfig, Error as TlsError, RootCertStore, crypto};
 use smol::Async;
 use smol::stream::StreamExt;
 
@@ -83,7 +83,7 @@ impl Dialler {
             ));
         }
         let clock = Arc::new(FloorClock(Arc::clone(&floor)));
-        let config = ClientConfig::builder_with_details(Arc::new(ring::default_provider()), clock)
+        let config = ClientConfig::builder_with_details(Arc::new(crypto::ring::default_provider()), clock)
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
             .with_root_certificates(roots)

@@ -118,15 +118,12 @@ impl Twin {
     pub fn desired(&self) -> &Map<String, Value> {
         &self.desired
     }
-
     pub fn desired_version(&self) -> u64 {
         self.desired_version
     }
-
     pub fn reported(&self) -> &Map<String, Value> {
         &self.reported
     }
-
     pub fn reported_version(&self) -> u64 {
         self.reported_version
     }
@@ -164,7 +161,7 @@ impl Twin {
         self.desired_version = version;
     }
 
-    /// What the cloud keeps of an instance that has lost its own; not judged, as above.
+    /// Of an instance that has lost its own, from the cloud; not judged, as above.
     pub fn adopt_reported(&mut self, section: Map<String, Value>) {
         self.reported = section;
     }

@@ -14,11 +14,13 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Desired changes that may arrive while the whole is being asked for.
 const HELD_MAX: usize = 16;
 
+type Section = Map<String, Value>;
+
 /// What the cloud is to be asked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     Get { rid: u64 },
-    Report { rid: u64, patch: Map<String, Value> },
+    Report { rid: u64, patch: Section },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,15 +49,15 @@ pub struct TwinSync {
     phase: Phase,
     next_rid: u64,
     /// Reported properties as the cloud has them.
-    reported: Map<String, Value>,
+    reported: Section,
     /// What is on its way to become that.
-    on_its_way: Map<String, Value>,
+    on_its_way: Section,
     /// Desired changes that came while the whole was asked for.
-    held: Vec<(u64, Map<String, Value>)>,
+    held: Vec<(u64, Section)>,
     /// The local desired section is the cloud's. Until somebody sets one there, the configured settings stand.
     follows: bool,
     /// A difference that the cloud refused; the same is not sent again.
-    refused: Option<Map<String, Value>>,
+    refused: Option<Section>,
     timeout: Duration,
 }
 
@@ -156,14 +158,7 @@ impl TwinSync {
         }
     }
 
-    fn take_whole(
-        &mut self,
-        now: Mono,
-        twin: &mut Twin,
-        desired: Map<String, Value>,
-        version: u64,
-        reported: Map<String, Value>,
-    ) -> bool {
+    fn take_whole(&mut self, now: Mono, twin: &mut Twin, desired: Section, version: u64, reported: Section) -> bool {
         self.phase = Phase::Known { at: now };
         // A twin that never reported anything has lost what it knew; the cloud has not.
         if twin.reported_version() <= 1 && twin.reported().is_empty() {
@@ -191,7 +186,7 @@ impl TwinSync {
         version: Option<u64>,
         body: &[u8],
     ) -> Result<bool, String> {
-        let patch: Result<Map<String, Value>, _> = serde_json::from_slice(body);
+        let patch: Result<Section, _> = serde_json::from_slice(body);
         let Some((mut patch, version)) = patch.ok().and_then(|mut patch| {
             let inside = patch.remove("$version").and_then(|v| v.as_u64());
             Some((patch, version.or(inside)?))
@@ -216,7 +211,7 @@ impl TwinSync {
         }
     }
 
-    fn follow(&mut self, now: Mono, twin: &mut Twin, version: u64, patch: &Map<String, Value>) -> bool {
+    fn follow(&mut self, now: Mono, twin: &mut Twin, version: u64, patch: &Section) -> bool {
         if self.follows && version <= twin.desired_version() {
             return false;
         }
@@ -258,8 +253,8 @@ impl TwinSync {
 }
 
 /// Desired section, its version, and the reported section of the answer to a GET.
-fn sections(body: &[u8]) -> Option<(Map<String, Value>, u64, Map<String, Value>)> {
-    let mut twin: Map<String, Value> = serde_json::from_slice(body).ok()?;
+fn sections(body: &[u8]) -> Option<(Section, u64, Section)> {
+    let mut twin: Section = serde_json::from_slice(body).ok()?;
     let mut section = |name: &str| match twin.remove(name) {
         Some(Value::Object(section)) => Some(section),
         None => Some(Map::new()),

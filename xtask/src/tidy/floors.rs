@@ -13,7 +13,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     // Siblings, each with its reason.
     ("logic/hub/", &["model", "logic::hub", "logic::routing", "logic::block"]), // accepts by route, hands out blocks
     ("logic/routing/", &["model", "logic::routing"]),
-    ("logic/message_json.rs", &["model", "logic::nearest"]), // says which key was meant
+    ("logic/session/", &["model", "logic::session", "logic::mqtt"]), // with dialect, sas and backoff: one conversation
+    ("logic/twin_sync", &["model", "logic::twin"]),                  // keeps one equal to the cloud's
+    ("logic/message_json.rs", &["model", "logic::nearest"]),         // says which key was meant
     ("io/", &["model", "io"]),
     ("io/store/", &["model", "io", "logic::block", "logic::hub"]), // carries the block codec and the hub's commits
     ("tasks/", &["model", "logic", "io", "tasks"]),
@@ -46,9 +48,20 @@ const HOMES: &[(&str, &[&str])] = &[
     ("abi_stable", &["abi/", "plugins/", "runtime/src/host/", "runtime/examples/"]),
     ("libloading", &["abi/", "plugins/", "runtime/src/host/"]),
     ("redb", &["runtime/src/io/store/"]),
-    ("async_tungstenite", &["runtime/src/io/ws.rs"]),
-    // Digests of images, keys and signatures.
-    ("ring", &["runtime/src/io/secret.rs", "runtime/src/io/image.rs", "runtime/src/io/images.rs"]),
+    ("async_tungstenite", &["runtime/src/io/ws.rs", "tests/cloud/"]),
+    ("futures_rustls", &["runtime/src/io/ws.rs", "tests/cloud/"]),
+    ("mqtt_proto", &["runtime/src/logic/mqtt.rs", "tests/cloud/"]),
+    // Digests of images, keys, signatures and tokens.
+    (
+        "ring",
+        &[
+            "runtime/src/io/secret.rs",
+            "runtime/src/io/image.rs",
+            "runtime/src/io/images.rs",
+            "runtime/src/logic/sas.rs",
+            "tests/cloud/",
+        ],
+    ),
     ("hyper", &["runtime/src/io/http.rs"]),
     ("landlock", &["runtime/src/host/confine.rs"]),
 ];
@@ -57,6 +70,7 @@ const HOMES: &[(&str, &[&str])] = &[
 const CLOCKS: &[&str] = &["Instant::now", "SystemTime::now", "clock_gettime"];
 const CLOCK_HOMES: &[&str] = &[
     "runtime/src/io/clock.rs",
+    "runtime/build.rs",             // when it was built
     "runtime/src/tasks/control.rs", // what `10min ago` means to whoever asks
     "abi/src/pump/",                // the host's side of the heartbeat
     "abi/src/harness/",

@@ -22,6 +22,8 @@ mod view;
 mod sim;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upstream_tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;

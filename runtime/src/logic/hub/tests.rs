@@ -25,38 +25,46 @@ pub(super) fn chain() -> RouteTable {
     .unwrap()
 }
 
-struct Play {
-    hub: Hub,
-    ms: u64,
+pub(super) struct Play {
+    pub hub: Hub,
+    pub ms: u64,
 }
 
 #[derive(Debug, PartialEq)]
-enum Seen {
+pub(super) enum Seen {
     Got { id: u64, body: String, attempts: u16 },
     Ack { first: u64, count: u32, outcome: Outcome },
 }
 
 impl Play {
     fn new(restored: Restored) -> Play {
-        Play { hub: Hub::new("d", HubConfig::default(), chain(), restored), ms: 1000 }
+        Play::with(chain(), restored)
     }
 
-    fn now(&self) -> Now {
+    pub fn with(routes: RouteTable, restored: Restored) -> Play {
+        Play { hub: Hub::new("d", HubConfig::default(), routes, restored), ms: 1000 }
+    }
+
+    pub fn now(&self) -> Now {
         Now { mono: Mono(self.ms), wall: Wall(self.ms as i64), age: Age(self.ms) }
     }
 
-    fn open(&mut self, module: &str) -> LinkIx {
+    pub fn open(&mut self, module: &str) -> LinkIx {
         let link = self.hub.open_link(module, &["out".into()], &["in".into()]);
         self.hub.ready(link);
         link
     }
 
-    fn send(&mut self, link: LinkIx, ticket: u64, body: &str) {
-        let sent = Sent { ticket, output: 0, at_once: false, parents: Parents::NONE, record: &record(body) };
+    pub fn send(&mut self, link: LinkIx, ticket: u64, body: &str) {
+        self.send_by(link, ticket, 0, body);
+    }
+
+    pub fn send_by(&mut self, link: LinkIx, ticket: u64, output: u16, body: &str) {
+        let sent = Sent { ticket, output, at_once: false, parents: Parents::NONE, record: &record(body) };
         self.hub.publish(self.now(), link, sent).unwrap();
     }
 
-    fn complete(&mut self, link: LinkIx, id: u64, completion: Completion) {
+    pub fn complete(&mut self, link: LinkIx, id: u64, completion: Completion) {
         self.hub.complete(self.now(), link, id, 1, completion, "no").unwrap();
     }
 
@@ -72,7 +80,7 @@ impl Play {
         }
     }
 
-    fn see(&mut self, link: LinkIx) -> Vec<Seen> {
+    pub fn see(&mut self, link: LinkIx) -> Vec<Seen> {
         self.hub.end_turn(self.now());
         while self.hub.take_output().is_some() {}
         let out = std::mem::take(self.hub.output(link).unwrap());
@@ -91,7 +99,7 @@ impl Play {
         seen
     }
 
-    fn commit(&mut self) -> Option<Commit> {
+    pub fn commit(&mut self) -> Option<Commit> {
         let commit = self.hub.poll_commit(self.now())?;
         self.hub.handle_committed(self.now(), commit.id, Ok(Wrote::default()));
         self.hub.end_turn(self.now());
@@ -99,7 +107,7 @@ impl Play {
     }
 }
 
-fn got(id: u64, body: &str, attempts: u16) -> Seen {
+pub(super) fn got(id: u64, body: &str, attempts: u16) -> Seen {
     Seen::Got { id, body: body.into(), attempts }
 }
 

@@ -416,32 +416,30 @@ impl Session {
     }
 
     pub fn on_timeout(&mut self, now: Mono) {
-        for (_, timer) in self.timers().into_iter().filter(|(at, _)| *at <= now) {
-            let silent =
-                |what: &str| format!("the cloud is silent: no answer to {what} within the time; check the network");
-            match timer {
-                Timer::Retry => {
-                    self.phase = Phase::Dialling;
-                    self.actions.push_back(Action::Dial);
-                }
-                Timer::Answer => self.give_up(now, silent("CONNECT or SUBSCRIBE"), false),
-                Timer::Ping => {
-                    mqtt::ping(&mut self.out);
-                    self.pinged = Some(now);
-                    self.sent_at = now;
-                }
-                Timer::Pong => self.give_up(now, silent("a ping"), false),
-                Timer::Ack => self.give_up(now, silent("a message"), false),
-                Timer::Renew => {
-                    if let Phase::Up { since } = self.phase {
-                        self.phase = Phase::Renewing { since, until: now.plus(DRAIN_MS) };
-                        self.check_drained(now);
-                    }
-                }
-                Timer::Drained => self.check_drained(now),
+        // One at a time: what else was due may belong to a connection that is gone after this.
+        let Some((_, timer)) = self.timers().into_iter().find(|(at, _)| *at <= now) else { return };
+        let silent =
+            |what: &str| format!("the cloud is silent: no answer to {what} within the time; check the network");
+        match timer {
+            Timer::Retry => {
+                self.phase = Phase::Dialling;
+                self.actions.push_back(Action::Dial);
             }
-            // What else was due belonged to a connection that may be gone.
-            return;
+            Timer::Answer => self.give_up(now, silent("CONNECT or SUBSCRIBE"), false),
+            Timer::Ping => {
+                mqtt::ping(&mut self.out);
+                self.pinged = Some(now);
+                self.sent_at = now;
+            }
+            Timer::Pong => self.give_up(now, silent("a ping"), false),
+            Timer::Ack => self.give_up(now, silent("a message"), false),
+            Timer::Renew => {
+                if let Phase::Up { since } = self.phase {
+                    self.phase = Phase::Renewing { since, until: now.plus(DRAIN_MS) };
+                    self.check_drained(now);
+                }
+            }
+            Timer::Drained => self.check_drained(now),
         }
     }
 }
