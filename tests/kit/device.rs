@@ -22,6 +22,7 @@ pub struct Device {
     runtime: Option<Child>,
     log: Lines,
     more: Vec<String>,
+    clock: Option<String>,
     starts: usize,
 }
 
@@ -49,7 +50,7 @@ impl Device {
         // Instances have users of their own when this is root.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
         fs::create_dir(home.path().join("modules")).expect("a folder of modules");
-        let device = Device { home, runtime: None, log: Lines::default(), more: Vec::new(), starts: 0 };
+        let device = Device { home, runtime: None, log: Lines::default(), more: Vec::new(), clock: None, starts: 0 };
         device.configure(config);
         device
     }
@@ -70,6 +71,11 @@ impl Device {
         self.more.push(argument.to_owned());
     }
 
+    /// What the runtime is told the wall clock says when it starts, such as `1970-01-02 00:00:00`; it runs on from there.
+    pub fn set_clock(&mut self, time: &str) {
+        self.clock = Some(format!("@{time}"));
+    }
+
     pub fn path(&self, below: &str) -> PathBuf {
         self.home.path().join(below)
     }
@@ -84,6 +90,10 @@ impl Device {
         command.arg("--modules").arg(self.path("modules")).arg("--state").arg(self.path("state"));
         command.arg("--control").arg(self.socket()).args(&self.more);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        if let Some(clock) = &self.clock {
+            command.env("LD_PRELOAD", built::fake_time()).env("FAKETIME", clock).env("TZ", "UTC");
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+        }
         command
     }
 

@@ -2,6 +2,7 @@
 //! observed. Must never leave a process or a folder behind, and never sleep for a guess.
 
 mod built;
+mod cloud;
 mod device;
 mod http;
 mod image;
@@ -10,6 +11,7 @@ mod sender;
 mod stream;
 
 pub use built::program;
+pub use cloud::{TESTER_TO_CLOUD, all_there, cloud, stored, tell, to_cloud, wait_connected, wait_stored};
 pub use device::{Device, Instance, Ran, is_alive, numbered};
 pub use http::request;
 pub use image::{Image, c_program};

@@ -44,7 +44,7 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
     run.stage("unit, data and doc tests", |run| run.tests(&["--workspace", "--exclude", "skerry-tests"]));
     run.stage("author", |_| author());
     run.stage("e2e", |run| {
-        install(&[("cc", "gcc"), ("gdb", "gdb")])?;
+        install(&[("cc", "gcc"), ("gdb", "gdb"), ("faketime", "faketime")])?;
         run.tests(&["--package", "skerry-tests"])
     });
     run.stage("demo", |run| {

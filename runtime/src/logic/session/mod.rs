@@ -146,7 +146,6 @@ pub struct Session {
     pinged: Option<Mono>,
     sent_at: Mono,
     renew_at: Mono,
-    clock: Wall,
 }
 
 impl Session {
@@ -167,7 +166,6 @@ impl Session {
             pinged: None,
             sent_at: Mono(0),
             renew_at: Mono::NEVER,
-            clock: Wall(0),
         }
     }
 
@@ -204,7 +202,6 @@ impl Session {
         }
         self.connection += 1;
         self.phase = Phase::Connecting;
-        self.clock = clock;
         self.incoming.clear();
         self.out.clear();
         self.asked = Some(now);
@@ -318,10 +315,10 @@ impl Session {
     fn refused(&mut self, now: Mono, refusal: Refusal) {
         let client = self.identity.client_id();
         let why = match refusal {
+            // No time stands in it: the same reason must read the same, and whoever logs it says when.
             Refusal::Credentials => format!(
                 "the cloud does not accept {client}: its key is wrong, or the identity is disabled or unknown there, or its token is \
-                 not valid at the cloud's time (the clock here says {}); check the connection string, then the clock",
-                self.clock.to_rfc3339()
+                 not valid at the cloud's time; check the connection string, then the clock of this device"
             ),
             Refusal::Busy => "the cloud is busy and takes no connection now".to_owned(),
             Refusal::Protocol => format!("the cloud refuses the client id {client:?}; check DeviceId and ModuleId"),

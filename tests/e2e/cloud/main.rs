@@ -1,0 +1,7 @@
+//! What reaches the cloud, through everything that can go wrong on the way there: real processes, real TLS, the emulator.
+//! Must never take a message for delivered that the cloud has not stored.
+
+mod faults;
+mod messages;
+mod trust;
+mod twin;
