@@ -1,5 +1,6 @@
 //! What each command does. Must never wait for a client: what comes of a command is an event.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
@@ -106,11 +107,7 @@ impl World {
             Command::Desired { identity, patch } => return self.set_desired(identity, patch),
             Command::C2d { identity, body, properties } => self.message_device(&identity, &body, properties)?,
             Command::Input { identity, input, body, properties } => {
-                let peer = self.peer(&identity)?;
-                let module = peer.module.clone().ok_or_else(|| format!("`{identity}` is no module"))?;
-                let topic = topic::input(&peer.device, &module, &input, &properties);
-                peer.push_waiting(Outgoing { topic, body: bytes(&body), channel: Channel::Inputs })?;
-                self.order(&identity, Order::Wake);
+                self.message_input(&identity, &input, &body, &properties)?;
             }
             Command::Bytes { identity, base64 } => {
                 let bytes = BASE64.decode(base64.as_bytes()).map_err(|e| format!("base64: {e}"))?;
@@ -163,7 +160,7 @@ impl World {
         &mut self,
         identity: &str,
         body: &Value,
-        mut properties: std::collections::BTreeMap<String, String>,
+        mut properties: BTreeMap<String, String>,
     ) -> Result<(), String> {
         let peer = self.peer(identity)?;
         if peer.module.is_some() {
@@ -172,6 +169,21 @@ impl World {
         properties.insert("$.to".to_owned(), format!("/devices/{identity}/messages/deviceBound"));
         let topic = topic::cloud_to_device(identity, &properties);
         peer.push_waiting(Outgoing { topic, body: bytes(body), channel: Channel::CloudToDevice })?;
+        self.order(identity, Order::Wake);
+        Ok(())
+    }
+
+    fn message_input(
+        &mut self,
+        identity: &str,
+        input: &str,
+        body: &Value,
+        properties: &BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        let peer = self.peer(identity)?;
+        let module = peer.module.clone().ok_or_else(|| format!("`{identity}` is no module"))?;
+        let topic = topic::input(&peer.device, &module, input, properties);
+        peer.push_waiting(Outgoing { topic, body: bytes(body), channel: Channel::Inputs })?;
         self.order(identity, Order::Wake);
         Ok(())
     }
