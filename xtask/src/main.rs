@@ -1,6 +1,7 @@
 //! The chores of this repository: `cargo xtask <what>`. A table of contents: each command is a file or folder of its own.
 //! Must never be needed to build or run the product.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,11 +9,13 @@ use argh::FromArgs;
 
 mod bench;
 mod cargo;
+mod cloud;
 mod control;
 mod demo;
 mod device;
 mod interrupt;
 mod new;
+mod sdk;
 mod test;
 mod tidy;
 
@@ -27,6 +30,7 @@ struct Arguments {
 #[argh(subcommand)]
 enum Task {
     Bench(Bench),
+    Cloud(Cloud),
     Demo(Demo),
     New(New),
     Test(Test),
@@ -49,6 +53,33 @@ struct Bench {
     /// runs of each figure (default: 5); their median is the value
     #[argh(option, default = "5")]
     runs: usize,
+}
+
+/// stands in for IoT Hub on this machine: JSON lines of commands on stdin, events on stdout
+#[derive(FromArgs)]
+#[argh(subcommand, name = "cloud")]
+struct Cloud {
+    /// id of the device (default: Hannover01)
+    #[argh(option, default = "String::from(\"Hannover01\")")]
+    device: String,
+    /// id of a module; once for each
+    #[argh(option)]
+    module: Vec<String>,
+    /// address and port to listen on (default: a free port of 127.0.0.1)
+    #[argh(option)]
+    listen: Option<SocketAddr>,
+    /// primary key of every identity, in base64 (default: random ones)
+    #[argh(option)]
+    key: Option<String>,
+    /// seconds for which a token is taken beyond its expiry (default: 0)
+    #[argh(option, default = "0")]
+    grace: u64,
+    /// print JSON lines
+    #[argh(switch)]
+    json: bool,
+    /// go on when stdin has ended
+    #[argh(switch)]
+    stay: bool,
 }
 
 /// shows a device at work for half a minute: what flows, what is killed and comes back, and that nothing is lost
@@ -100,6 +131,9 @@ fn main() -> ExitCode {
     let good = match argh::from_env::<Arguments>().task {
         Task::Bench(Bench { only, json, profile, runs }) => {
             bench::run(&bench::Wanted { only: only.as_deref(), json, profile: &profile, runs })
+        }
+        Task::Cloud(Cloud { device, module, listen, key, grace, json, stay }) => {
+            cloud::run(cloud::Wanted { device, modules: module, listen, key, grace_s: grace, json, stay })
         }
         Task::Demo(Demo { keep }) => demo::run(keep),
         Task::Test(Test { quick, packages, allow_missing }) => {

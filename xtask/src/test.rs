@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::device::Device;
-use crate::{cargo, demo, interrupt, new, tidy};
+use crate::{cargo, demo, interrupt, new, sdk, tidy};
 
 /// What was typed.
 pub struct Wanted {
@@ -41,7 +41,16 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
     run.stage("fmt", |_| run_cargo(&["fmt", "--all", "--check"]));
     run.stage("tidy", |_| if tidy::run(false)? { Ok(Outcome::Passed) } else { Err("see above".to_owned()) });
     run.stage("clippy", |_| run_cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]));
-    run.stage("unit, data and doc tests", |run| run.tests(&["--workspace", "--exclude", "skerry-tests"]));
+    run.stage("unit, data and doc tests", |run| {
+        run.tests(&["--workspace", "--exclude", "skerry-tests", "--exclude", "skerry-cloud"])
+    });
+    run.stage("cloud", |run| {
+        run.tests(&["--package", "skerry-cloud", "--lib", "--test", "vectors", "--test", "dialogue"])
+    });
+    run.stage("sdk", |run| {
+        sdk::install()?;
+        run.tests(&["--package", "skerry-cloud", "--test", "sdk"])
+    });
     run.stage("author", |_| author());
     run.stage("e2e", |run| {
         install(&[("cc", "gcc"), ("gdb", "gdb"), ("faketime", "faketime")])?;

@@ -1,0 +1,55 @@
+//! The official SDK that judges the emulator: a virtual environment of Python with exactly the packages that are written
+//! down. Must never touch the machine's own Python packages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::cargo;
+
+const REQUIREMENTS: &str = "tests/cloud/sdk/requirements.txt";
+/// In the environment, a copy of what was installed.
+const DONE: &str = "requirements.txt";
+
+/// Makes it where it is missing or out of date. The tests look for it there.
+pub fn install() -> Result<(), String> {
+    let wanted = cargo::root().join(REQUIREMENTS);
+    let text = fs::read_to_string(&wanted).map_err(|e| format!("{}: {e}", wanted.display()))?;
+    let venv = cargo::target_folder().join("sdk-venv");
+    if fs::read_to_string(venv.join(DONE)).is_ok_and(|done| done == text) && works(&venv) {
+        return Ok(());
+    }
+    println!("installing the Python SDK into {}", venv.display());
+    if venv.exists() {
+        fs::remove_dir_all(&venv).map_err(|e| format!("{}: {e}", venv.display()))?;
+    }
+    if !make(&venv) {
+        // Debian has it in a package of its own.
+        let _ = Command::new("apt-get").args(["install", "-y", "-q", "python3-venv"]).stdout(Stdio::null()).status();
+        let _ = fs::remove_dir_all(&venv);
+        if !make(&venv) {
+            return Err("missing; install with: apt-get install python3-venv".to_owned());
+        }
+    }
+    let mut pip = Command::new(python(&venv));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r"]).arg(&wanted);
+    let status = pip.status().map_err(|e| format!("pip: {e}"))?;
+    if !status.success() {
+        return Err(format!("pip install -r {REQUIREMENTS}: {status}"));
+    }
+    fs::write(venv.join(DONE), text).map_err(|e| format!("{}: {e}", venv.display()))
+}
+
+fn make(venv: &Path) -> bool {
+    Command::new("python3").args(["-m", "venv"]).arg(venv).status().is_ok_and(|status| status.success())
+}
+
+/// An environment breaks when the Python that it was made with goes.
+fn works(venv: &Path) -> bool {
+    let import = Command::new(python(venv)).args(["-c", "import azure.iot.device"]).stderr(Stdio::null()).status();
+    import.is_ok_and(|status| status.success())
+}
+
+fn python(venv: &Path) -> PathBuf {
+    venv.join("bin/python")
+}
