@@ -63,8 +63,8 @@ fn the_cable_is_pulled_and_put_back() {
     // Safe on disk, without a cloud.
     load.wait_safe();
     load.device.wait_upstream("tester", "pending", |count| count == 1_000);
-    let line = load.device.wait_log("status=disconnected");
-    assert!(line.contains("check network") || line.contains("closed the connection"), "{line}");
+    let line = load.device.wait_log("can't be reached");
+    assert!(line.contains("check network and firewall"), "{line}");
     load.tell(Command::Heal);
     load.send(100);
     load.judge();
