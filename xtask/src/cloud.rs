@@ -93,19 +93,13 @@ fn show(json: bool, value: &Value) -> Result<(), String> {
 fn words(value: &Value) -> String {
     let Value::Object(fields) = value else { return value.to_string() };
     let mut text = format!("{:<13}", fields.get("event").and_then(Value::as_str).unwrap_or_default());
-    for (name, value) in
-        fields.iter().filter(|(name, value)| !matches!(name.as_str(), "event" | "at_ms") && !value.is_null())
-    {
-        match (name.as_str(), value) {
-            ("identities", Value::Array(all)) => {
-                for identity in all {
-                    let part = |name: &str| identity[name].as_str().unwrap_or_default();
-                    text += &format!("\n  {}: {}", part("id"), part("connectionString"));
-                }
-            }
-            (name, Value::String(word)) => text += &format!(" {name}={word}"),
-            (name, value) => text += &format!(" {name}={value}"),
-        }
+    let shown = |name: &str| !matches!(name, "event" | "at_ms" | "identities");
+    for (name, value) in fields.iter().filter(|(name, value)| shown(name) && !value.is_null()) {
+        text += &value.as_str().map_or_else(|| format!(" {name}={value}"), |word| format!(" {name}={word}"));
+    }
+    for identity in fields.get("identities").and_then(Value::as_array).into_iter().flatten() {
+        let part = |name: &str| identity[name].as_str().unwrap_or_default();
+        text += &format!("\n  {}: {}", part("id"), part("connectionString"));
     }
     text
 }

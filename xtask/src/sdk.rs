@@ -11,12 +11,12 @@ const REQUIREMENTS: &str = "tests/cloud/sdk/requirements.txt";
 /// In the environment, a copy of what was installed.
 const DONE: &str = "requirements.txt";
 
-/// Makes it where it is missing or out of date. The tests look for it there.
+/// Makes it where it is missing or out of date.
 pub fn install() -> Result<(), String> {
     let wanted = cargo::root().join(REQUIREMENTS);
     let text = fs::read_to_string(&wanted).map_err(|e| format!("{}: {e}", wanted.display()))?;
-    let venv = cargo::target_folder().join("sdk-venv");
-    if fs::read_to_string(venv.join(DONE)).is_ok_and(|done| done == text) && works(&venv) {
+    let venv = folder();
+    if fs::read_to_string(venv.join(DONE)).is_ok_and(|done| done == text) && works() {
         return Ok(());
     }
     println!("installing the Python SDK into {}", venv.display());
@@ -31,7 +31,7 @@ pub fn install() -> Result<(), String> {
             return Err("missing; install with: apt-get install python3-venv".to_owned());
         }
     }
-    let mut pip = Command::new(python(&venv));
+    let mut pip = Command::new(python());
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r"]).arg(&wanted);
     let status = pip.status().map_err(|e| format!("pip: {e}"))?;
     if !status.success() {
@@ -45,11 +45,16 @@ fn make(venv: &Path) -> bool {
 }
 
 /// An environment breaks when the Python that it was made with goes.
-fn works(venv: &Path) -> bool {
-    let import = Command::new(python(venv)).args(["-c", "import azure.iot.device"]).stderr(Stdio::null()).status();
+fn works() -> bool {
+    let import = Command::new(python()).args(["-c", "import azure.iot.device"]).stderr(Stdio::null()).status();
     import.is_ok_and(|status| status.success())
 }
 
-fn python(venv: &Path) -> PathBuf {
-    venv.join("bin/python")
+/// The interpreter that has the SDK.
+pub fn python() -> PathBuf {
+    folder().join("bin/python")
+}
+
+fn folder() -> PathBuf {
+    cargo::target_folder().join("sdk-venv")
 }

@@ -102,6 +102,7 @@ impl Run<'_> {
     fn tests(&mut self, args: &[&str]) -> Result<Outcome, String> {
         let mut command = cargo::cargo();
         command.args(["test", "--no-fail-fast"]).args(args).stdout(Stdio::piped());
+        command.env("SKERRY_SDK_PYTHON", sdk::python());
         if self.wanted.quick {
             command.env("SKERRY_QUICK", "1");
         }

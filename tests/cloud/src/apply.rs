@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
+use mqtt_proto::TopicName;
 use serde_json::{Value, json};
 
 use crate::Cloud;
 use crate::command::Command;
 use crate::event::What;
-use crate::faults::{Acting, Faults, Spring};
+use crate::faults::{Acting, Faults, Own, Spring};
 use crate::peer::{Outgoing, random_key};
 use crate::ports::Job;
 use crate::topic::{self, Channel};
@@ -81,18 +82,14 @@ impl World {
             Command::TokenLife { seconds, identity } => {
                 self.set(identity, |now| now.token_life_s = (seconds != 0).then_some(seconds))?;
             }
-            Command::CloseOnPublish { trap, identity } => {
-                self.known(identity.as_deref())?;
-                self.faults.of(identity).set_trap(trap, Spring::BeforeStored)?;
+            Command::TwinStatus { status, identity } => {
+                self.set(identity, |now| now.twin_status = (status != 0).then_some(status))?;
             }
+            Command::CloseOnPublish { trap, identity } => self.own(identity)?.set_trap(trap, Spring::BeforeStored)?,
             Command::CloseAfterPublish { trap, identity } => {
-                self.known(identity.as_deref())?;
-                self.faults.of(identity).set_trap(trap, Spring::InsteadOfPuback)?;
+                self.own(identity)?.set_trap(trap, Spring::InsteadOfPuback)?;
             }
-            Command::CloseMidFrame { identity } => {
-                self.known(identity.as_deref())?;
-                self.faults.of(identity).close_mid_frame = true;
-            }
+            Command::CloseMidFrame { identity } => self.own(identity)?.close_mid_frame = true,
             Command::ExpireTokens { identity } => {
                 self.known(identity.as_deref())?;
                 let fits = |id: &str| identity.as_deref().is_none_or(|identity| identity == id);
@@ -132,6 +129,12 @@ impl World {
         }
     }
 
+    /// Faults of this one, or of all.
+    fn own(&mut self, identity: Option<String>) -> Result<&mut Own, String> {
+        self.known(identity.as_deref())?;
+        Ok(self.faults.of(identity))
+    }
+
     fn end_known(&mut self, identity: Option<String>, how: End, reason: &str) -> Result<(), String> {
         self.known(identity.as_deref())?;
         self.end_of(identity.as_deref(), how, reason);
@@ -139,8 +142,7 @@ impl World {
     }
 
     fn set(&mut self, identity: Option<String>, set: impl FnOnce(&mut Acting)) -> Result<(), String> {
-        self.known(identity.as_deref())?;
-        set(&mut self.faults.of(identity).now);
+        set(&mut self.own(identity)?.now);
         self.wake();
         Ok(())
     }
@@ -167,7 +169,7 @@ impl World {
             return Err(format!("`{identity}` is a module; it gets messages at its inputs"));
         }
         properties.insert("$.to".to_owned(), format!("/devices/{identity}/messages/deviceBound"));
-        let topic = topic::cloud_to_device(identity, &properties);
+        let topic = check(topic::cloud_to_device(identity, &properties))?;
         peer.push_waiting(Outgoing { topic, body: bytes(body), channel: Channel::CloudToDevice })?;
         self.order(identity, Order::Wake);
         Ok(())
@@ -182,7 +184,7 @@ impl World {
     ) -> Result<(), String> {
         let peer = self.peer(identity)?;
         let module = peer.module.clone().ok_or_else(|| format!("`{identity}` is no module"))?;
-        let topic = topic::input(&peer.device, &module, input, properties);
+        let topic = check(topic::input(&peer.device, &module, input, properties))?;
         peer.push_waiting(Outgoing { topic, body: bytes(body), channel: Channel::Inputs })?;
         self.order(identity, Order::Wake);
         Ok(())
@@ -191,6 +193,7 @@ impl World {
     /// The number of the call.
     fn call(&mut self, identity: &str, name: &str, payload: &Value) -> Result<String, String> {
         let subscribed = self.peer(identity)?.subscriptions.contains_key(&Channel::Methods);
+        check(name.to_owned())?;
         let rid = self.new_call(identity);
         let outgoing = Outgoing { topic: topic::method(name, &rid), body: bytes(payload), channel: Channel::Methods };
         if !(subscribed && self.order(identity, Order::Send(outgoing))) {
@@ -198,6 +201,11 @@ impl World {
         }
         Ok(rid)
     }
+}
+
+/// Names go into topics raw.
+fn check(topic: String) -> Result<String, String> {
+    if TopicName::is_invalid(&topic) { Err(format!("`{topic}` can't be a topic")) } else { Ok(topic) }
 }
 
 /// A text is sent as it is, anything else as JSON.

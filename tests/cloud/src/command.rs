@@ -47,6 +47,8 @@ pub enum Command {
     ExpireTokens { identity: Option<String> },
     /// Tokens expire so long after they were first used, if not before; 0 ends it.
     TokenLife { seconds: u64, identity: Option<String> },
+    /// Answers what concerns the twin with this status, and does nothing; 0 ends it.
+    TwinStatus { status: u16, identity: Option<String> },
     /// Closes before a publish is stored.
     CloseOnPublish {
         #[serde(flatten)]

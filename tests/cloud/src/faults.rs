@@ -38,6 +38,7 @@ pub struct Acting {
     pub per_second: Option<f64>,
     pub latency_ms: Option<u64>,
     pub token_life_s: Option<u64>,
+    pub twin_status: Option<u16>,
 }
 
 /// When a trap closes the connection.
@@ -66,6 +67,7 @@ impl Faults {
             per_second: own.per_second.or(all.per_second),
             latency_ms: own.latency_ms.or(all.latency_ms),
             token_life_s: own.token_life_s.or(all.token_life_s),
+            twin_status: own.twin_status.or(all.twin_status),
         }
     }
 

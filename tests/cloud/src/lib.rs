@@ -198,7 +198,8 @@ impl Cloud {
         Events { journal: self.journal.clone(), next }
     }
 
-    /// Looks again after whatever happened, until there is something to return.
+    /// Looks again after whatever happened, until there is something to return. Where many messages come, look at
+    /// `stored` and not at all of `telemetry`.
     pub fn wait_until<T>(&self, deadline: Duration, mut look: impl FnMut(&Cloud) -> Option<T>) -> Option<T> {
         self.journal.look(Instant::now() + deadline, || look(self))
     }

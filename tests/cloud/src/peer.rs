@@ -113,7 +113,7 @@ impl Peer {
         if !self.keys.iter().any(|key| token.is_signed_by(key)) {
             return Err("the token's signature is wrong".to_owned());
         }
-        if unix_s > token.expiry.saturating_add(grace_s) {
+        if unix_s >= token.expiry.saturating_add(grace_s) {
             return Err(format!("the token expired {} s ago", unix_s - token.expiry));
         }
         let first_used = match self.tokens.iter().find(|used| used.text == password) {
@@ -127,7 +127,7 @@ impl Peer {
                 now
             }
         };
-        if life.is_some_and(|life| now >= first_used + life) {
+        if life.is_some_and(|life| now.duration_since(first_used) >= life) {
             return Err("the token was used for too long".to_owned());
         }
         Ok(Pass { expiry: token.expiry, first_used })

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use mqtt_proto::v3::{Connack, Connect, ConnectReturnCode, Packet, Publish, Suback, Subscribe, SubscribeReturnCode};
+use mqtt_proto::v3::{
+    Connack, Connect, ConnectReturnCode, Packet, Publish, Suback, Subscribe, SubscribeReturnCode, Unsubscribe,
+};
 use mqtt_proto::{Pid, QoS, QosPid, TopicName};
 use serde_json::Value;
 
@@ -186,16 +188,7 @@ impl Session {
                 Ok(())
             }
             (Packet::Unsubscribe(unsubscribe), true) => {
-                let who = self.who.as_ref().map(|who| (who.device.clone(), who.module.clone(), who.identity.clone()));
-                let (device, module, identity) = who.unwrap_or_default();
-                for filter in &unsubscribe.topics {
-                    let channel = Channel::parse(filter, &device, module.as_deref());
-                    if let (Some(channel), Ok(peer)) = (channel, world.peer(&identity)) {
-                        peer.subscriptions.remove(&channel);
-                    }
-                    world.say(What::Unsubscribed { identity: identity.clone(), filter: filter.to_string() });
-                }
-                self.put(&Packet::Unsuback(unsubscribe.pid));
+                self.unsubscribe(world, &unsubscribe);
                 Ok(())
             }
             (Packet::Pingreq, true) => {
@@ -266,6 +259,11 @@ impl Session {
                 if spring == Some(Spring::InsteadOfPuback) {
                     return stop("by command, instead of a PUBACK");
                 }
+            }
+            Upward::TwinGet { rid } | Upward::Reported { rid } if self.acting.twin_status.is_some() => {
+                let body = br#"{"errorCode":500000,"message":"by command"}"#.to_vec();
+                let status = self.acting.twin_status.unwrap_or_default();
+                self.answer(world, twin_answer(status, &rid, None), body);
             }
             Upward::TwinGet { rid } => {
                 let view = world.peer(&identity).map(|peer| peer.twin.view()).unwrap_or_default();
@@ -338,6 +336,18 @@ impl Session {
         let codes_at = self.output.len() - codes.len();
         self.output[codes_at..].copy_from_slice(&codes);
         self.send_waiting(world);
+    }
+
+    fn unsubscribe(&mut self, world: &mut World, unsubscribe: &Unsubscribe) {
+        let Some(who) = &self.who else { return };
+        for filter in &unsubscribe.topics {
+            let channel = Channel::parse(filter, &who.device, who.module.as_deref());
+            if let (Some(channel), Ok(peer)) = (channel, world.peer(&who.identity)) {
+                peer.subscriptions.remove(&channel);
+            }
+            world.say(What::Unsubscribed { identity: who.identity.clone(), filter: filter.to_string() });
+        }
+        self.put(&Packet::Unsuback(unsubscribe.pid));
     }
 
     fn answer(&mut self, world: &mut World, topic: String, body: Vec<u8>) {
@@ -424,3 +434,7 @@ fn telemetry(identity: &str, topic: &str, body: &[u8]) -> Result<Telemetry, Stop
         _ => stop(format!("a will to `{topic}`")),
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -92,14 +92,18 @@ impl Judge {
         self.saw("done", |seen| seen["what"] == line["do"]);
     }
 
-    /// The first line of this kind that fits and was not asked for yet.
+    /// The first line of this kind that fits; those of its kind before it are passed over.
     #[track_caller]
     fn saw(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + DEADLINE;
         loop {
             let wanted = |line: &Value| line["saw"] == what && fits(line);
-            if let Some(line) = self.seen.iter().position(wanted).and_then(|at| self.seen.remove(at)) {
-                return line;
+            if let Some(at) = self.seen.iter().position(wanted) {
+                let behind = self.seen.split_off(at + 1);
+                let line = self.seen.pop_back();
+                self.seen.retain(|line| line["saw"] != what);
+                self.seen.extend(behind);
+                return line.unwrap_or_default();
             }
             let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) else {
                 panic!("the SDK did not see `{what}`; it saw {:#?}", self.seen)
@@ -248,6 +252,8 @@ fn it_comes_back_and_sends_again() {
     judge.act(json!({"do": "send", "body": "twice"}));
     let all = stored(&cloud, 2);
     assert_eq!((all[0].text(), all[1].text()), (Some("twice"), Some("twice")));
+    judge.saw("connection", |line| line["connected"] == false);
+    judge.saw("connection", |line| line["connected"] == true);
     command(&cloud, json!({"command": "cut"}));
     judge.saw("connection", |line| line["connected"] == false);
     command(&cloud, json!({"command": "heal"}));

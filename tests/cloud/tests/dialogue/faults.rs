@@ -206,7 +206,7 @@ fn tokens_end() {
         let connack = client.read().expect("a CONNACK");
         (client, format!("{connack:?}").contains("Accepted"))
     };
-    let (mut client, is_in) = connect(&token(&cloud, DEVICE, 1));
+    let (mut client, is_in) = connect(&token(&cloud, DEVICE, 2));
     assert!(is_in);
     ended(&mut client, "token expired");
     let long = token(&cloud, DEVICE, 3000);

@@ -194,6 +194,10 @@ fn a_twin_is_read_reported_and_desired() {
     client.publish(0, "$iothub/twin/PATCH/properties/reported/?$rid=6", r#"{"a b":1}"#);
     let (topic, body) = client.read_publish();
     assert!(topic.starts_with("$iothub/twin/res/400/?$rid=6") && body.contains("errorCode"), "{topic} {body}");
+    cloud.command(Command::TwinStatus { status: 429, identity: None }).expect("carried out");
+    client.publish(0, "$iothub/twin/GET/?$rid=7", "");
+    assert_eq!(client.read_publish().0, "$iothub/twin/res/429/?$rid=7");
+    cloud.command(Command::Calm).expect("carried out");
     let desired = Command::Desired { identity: MODULE.into(), patch: json!({"threshold": 25}) };
     assert_eq!(cloud.command(desired), Ok(json!({"version": 2})));
     let (topic, body) = client.read_publish();

@@ -1,0 +1,93 @@
+//! A session under nonsense: bytes that are nearly right, in pieces of any size.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use mqtt_proto::v3::{Connect, Packet, Publish, Subscribe};
+use mqtt_proto::{Pid, QoS, QosPid};
+
+use super::{PACKET_BYTES_MAX, Session};
+use crate::journal::Journal;
+use crate::peer::Peer;
+use crate::sas;
+use crate::world::{Traffic, World, unix_ms};
+
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// Everything that a good client says.
+fn good() -> Vec<Packet> {
+    let mut connect = Connect::new("dev/mod".into(), 60);
+    connect.username = Some("hub/dev/mod/?api-version=2021-04-12".into());
+    let token = sas::sign("hub/devices/dev/modules/mod", KEY, unix_ms() / 1000 + 600).expect("a token");
+    connect.password = Some(Bytes::from(token));
+    let publish = |topic: &str, body: &'static [u8]| -> Packet {
+        let topic = topic.try_into().expect("a topic");
+        Publish::new(QosPid::Level1(Pid::default()), topic, Bytes::from_static(body)).into()
+    };
+    let filter = |text: &str| (text.try_into().expect("a filter"), QoS::Level1);
+    vec![
+        connect.into(),
+        Subscribe::new(Pid::default(), vec![filter("$iothub/twin/res/#"), filter("devices/dev/modules/mod/#")]).into(),
+        publish("devices/dev/modules/mod/messages/events/%24.on=o&a=%20b", b"{}"),
+        publish("$iothub/twin/GET/?$rid=1", b""),
+        publish("$iothub/twin/PATCH/properties/reported/?$rid=2", br#"{"a":{"b":[1,null]}}"#),
+        publish("$iothub/methods/res/200/?$rid=1", b"{}"),
+        Packet::Puback(Pid::default()),
+        Packet::Pingreq,
+        Packet::Disconnect,
+    ]
+}
+
+/// Whether the session took all of it; what it keeps must stay bounded.
+fn feed(bytes: &[u8], piece: usize) -> bool {
+    let peer = Peer::new("dev", Some("mod"), [KEY.to_owned(), KEY.to_owned()]);
+    let mut world = World::new("hub", 0, true, vec![peer], Arc::new(Journal::default()));
+    let (orders, _orders) = async_channel::bounded(1);
+    let (end, _end) = async_channel::bounded(1);
+    let link = world.begin(orders, end, Arc::new(Traffic::default())).expect("room");
+    let mut session = Session::new(link, true, Instant::now());
+    for piece in bytes.chunks(piece) {
+        session.input().extend_from_slice(piece);
+        if session.handle_input(&mut world, Instant::now()).is_err() {
+            return false;
+        }
+        assert!(session.input.len() <= PACKET_BYTES_MAX);
+    }
+    true
+}
+
+#[test]
+fn nonsense_ends_a_session_and_nothing_else() {
+    let packets = good();
+    let encode = |packets: &[Packet]| -> Vec<u8> {
+        packets.iter().flat_map(|packet| packet.encode().expect("a packet").as_ref().to_vec()).collect()
+    };
+    // Without the goodbye, which is an end as well.
+    for piece in [1, 2, 7, 10_000] {
+        assert!(feed(&encode(&packets[..packets.len() - 1]), piece));
+    }
+    let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        usize::try_from(seed % below as u64).expect("small")
+    };
+    let (mut taken, all) = (0, encode(&packets));
+    let connect = packets[0].encode_len().expect("a length");
+    for _ in 0..3_000 {
+        let mut bytes = all.clone();
+        for _ in 0..=random(4) {
+            // Mostly behind the CONNECT, which lets little pass.
+            let at = if random(5) == 0 { random(bytes.len()) } else { connect + random(bytes.len() - connect) };
+            match random(3) {
+                0 => bytes[at] = random(256) as u8,
+                1 => bytes.insert(at, random(256) as u8),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        taken += usize::from(feed(&bytes, 1 + random(bytes.len())));
+    }
+    assert!(taken < 3_000);
+}
