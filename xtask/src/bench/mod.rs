@@ -5,6 +5,7 @@ mod figures;
 mod mosquitto;
 mod mqtt;
 mod ours;
+mod upstream;
 
 use std::path::PathBuf;
 
@@ -37,12 +38,14 @@ pub enum Better {
 /// A measurement: its name for `--only`, and what makes one or more figures of it.
 type Measurement = (&'static str, fn(&Setting) -> Result<Vec<Figure>, String>);
 
-const MEASUREMENTS: [Measurement; 5] = [
+const MEASUREMENTS: [Measurement; 7] = [
     ("hop_256", figures::hop_256),
     ("echo_256", figures::echo_256),
     ("idle_pss", figures::idle_pss),
     ("start_ms", figures::start_ms),
     ("idle_writes", figures::idle_writes),
+    ("upstream_256", upstream::upstream_256),
+    ("uplink_pss", upstream::uplink_pss),
 ];
 
 /// What all measurements need.

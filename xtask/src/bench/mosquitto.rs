@@ -22,6 +22,11 @@ pub struct Mosquitto {
 
 impl Mosquitto {
     pub fn start() -> Result<Mosquitto, String> {
+        Mosquitto::start_with("")
+    }
+
+    /// With more behind its configuration.
+    pub fn start_with(more: &str) -> Result<Mosquitto, String> {
         install()?;
         let fault = |e: std::io::Error| format!("can't start mosquitto: {e}");
         let folder = tempfile::tempdir().map_err(fault)?;
@@ -29,7 +34,7 @@ impl Mosquitto {
         let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).map_err(fault)?.port();
         let config = format!(
             "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n\
-             max_inflight_messages 1000\nmax_queued_messages 0\nlog_type error\n"
+             max_inflight_messages 1000\nmax_queued_messages 0\nlog_type error\n{more}"
         );
         let file = folder.path().join("mosquitto.conf");
         fs::write(&file, config).map_err(fault)?;
@@ -57,13 +62,20 @@ impl Mosquitto {
         let mut subscriber = Client::connect(self.port, "subscriber")?;
         subscriber.subscribe("hop")?;
         let receiving = thread::spawn(move || receive(&mut subscriber, count));
+        let begin = Instant::now();
+        self.publish("hop", count, bytes, window)?;
+        receiving.join().map_err(|_| "the subscriber panicked")??;
+        Ok(count as f64 / begin.elapsed().as_secs_f64())
+    }
+
+    /// Until the broker has acknowledged them all, with at most `window` of them without it.
+    pub fn publish(&self, topic: &str, count: u64, bytes: usize, window: u64) -> Result<(), String> {
         let mut publisher = Client::connect(self.port, "publisher")?;
         let body = vec![b'x'; bytes];
-        let begin = Instant::now();
         let (mut sent, mut safe) = (0, 0);
         while safe < count {
             while sent < count && sent - safe < window {
-                publisher.publish("hop", &body);
+                publisher.publish(topic, &body);
                 sent += 1;
             }
             publisher.flush()?;
@@ -73,8 +85,7 @@ impl Mosquitto {
                 packet = publisher.read_buffered();
             }
         }
-        receiving.join().map_err(|_| "the subscriber panicked")??;
-        Ok(count as f64 / begin.elapsed().as_secs_f64())
+        Ok(())
     }
 
     /// Microseconds of each trip there and back, one at a time, sorted.
