@@ -42,7 +42,15 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
     run.stage("tidy", |_| if tidy::run(false)? { Ok(Outcome::Passed) } else { Err("see above".to_owned()) });
     run.stage("clippy", |_| run_cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]));
     run.stage("unit, data and doc tests", |run| {
-        run.tests(&["--workspace", "--exclude", "skerry-tests", "--exclude", "skerry-cloud"])
+        run.tests(&[
+            "--workspace",
+            "--exclude",
+            "skerry-tests",
+            "--exclude",
+            "skerry-cloud",
+            "--exclude",
+            "skerry-fuzz",
+        ])
     });
     run.stage("cloud", |run| {
         run.tests(&["--package", "skerry-cloud", "--lib", "--test", "vectors", "--test", "dialogue"])
@@ -62,9 +70,7 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
         }
         if demo::run(false)? { Ok(Outcome::Passed) } else { Err("a claim failed".to_owned()) }
     });
-    if cargo::root().join("tests/fuzz").exists() {
-        run.stage("fuzz", |run| run.tests(&["--manifest-path", "tests/fuzz/Cargo.toml"]));
-    }
+    run.stage("fuzz", |run| run.tests(&["--package", "skerry-fuzz"]));
     if wanted.packages {
         run.stage("packages", |_| {
             Ok(Outcome::NotRun("there are no packages yet: only the files in packaging/".to_owned()))

@@ -12,6 +12,9 @@ const KEYS: [&str; 4] = ["HostName", "DeviceId", "ModuleId", "SharedAccessKey"];
 /// Longest text that is looked at, bytes: ids, a host name and a key of 64 bytes fit several times.
 const BYTES_MAX: usize = 4_096;
 
+/// Longest name of a part that is shown, bytes.
+const NAME_BYTES_MAX: usize = 24;
+
 /// Why a text is not a connection string. Names the part, never a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectionStringError {
@@ -38,8 +41,8 @@ impl fmt::Display for ConnectionStringError {
         match self {
             TooLong => write!(f, "longer than {BYTES_MAX} bytes"),
             NoEquals(part) => write!(f, "part {part} has no `=`; expected HostName=…;DeviceId=…;SharedAccessKey=…"),
-            Unknown { key, meant: Some(meant) } => write!(f, "unknown part `{key}`: did you mean `{meant}`?"),
-            Unknown { key, meant: None } => write!(f, "unknown part `{key}`; known are {}", KEYS.join(", ")),
+            Unknown { key, meant: Some(meant) } => write!(f, "unknown part {key}: did you mean `{meant}`?"),
+            Unknown { key, meant: None } => write!(f, "unknown part {key}; known are {}", KEYS.join(", ")),
             Twice(key) => write!(f, "`{key}` is given twice"),
             Missing(key) => write!(f, "`{key}` is missing; copy the whole connection string of the device or module"),
             Empty(key) => write!(f, "`{key}` is empty"),
@@ -73,8 +76,10 @@ pub fn parse(text: &str) -> Result<Credentials, ConnectionStringError> {
             }
         }
         let Some(at) = KEYS.iter().position(|known| known.eq_ignore_ascii_case(key)) else {
-            let shown: String = key.chars().take(40).collect();
-            return Err(E::Unknown { meant: nearest(&shown, KEYS), key: shown });
+            // A key whose name was forgotten must not be taken for a name, and shown.
+            let is_name = key.len() <= NAME_BYTES_MAX && key.bytes().all(|b| b.is_ascii_alphabetic());
+            let shown = if is_name { format!("`{key}`") } else { format!("number {}", number + 1) };
+            return Err(E::Unknown { meant: nearest(key, KEYS).filter(|_| is_name), key: shown });
         };
         let value = value.trim();
         if value.is_empty() {
@@ -143,6 +148,7 @@ mod tests {
             ("HostName=-h;DeviceId=d;SharedAccessKey=AA==", "`HostName` is no host name"),
             ("HostName", "part 1 has no `=`"),
             ("HostNam=h", "did you mean `HostName`"),
+            ("HostName=h;DeviceId=d;_secret_c2VjcmV0c2VjcmV0=", "unknown part number 3;"),
             ("HostName=h;DeviceId=d;x509=true", "`x509` is not in this version"),
             ("HostName=h;SharedAccessKeyName=iothubowner;SharedAccessKey=AA==", "service's connection string"),
         ];

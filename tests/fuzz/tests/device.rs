@@ -1,0 +1,96 @@
+//! What comes from modules, files and operators: link frames, records, blocks, images, routes, conditions, messages as JSON.
+//! Must find no panic, and nothing that is accepted and then can't be used.
+
+use skerry_abi::wire::frame::{self, FromHost, ToHost};
+use skerry_abi::wire::record::{Record, System, Writer};
+use skerry_fuzz::{fuzz, fuzz_text};
+use skerry_runtime::io::{elf, image};
+use skerry_runtime::logic::block::Block;
+use skerry_runtime::logic::{message_json, routing};
+
+fn record() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes);
+    writer.system(System::MessageId, Some("id"));
+    writer.application("alert", Some("true"));
+    writer.application("null", None);
+    writer.finish(b"{\"t\":1}").expect("a good record");
+    bytes
+}
+
+#[test]
+fn link_frames() {
+    let mut publish = Vec::new();
+    frame::publish(&mut publish, 1, 0, false, &[3, 4], &record());
+    let mut hello = Vec::new();
+    ToHost::Hello { link_version: 1, device: "d", module: "m", generation: 1, credit_messages: 9, credit_bytes: 9 }
+        .encode(&mut hello);
+    fuzz("link_frames", &[&publish, &hello], |bytes| {
+        let mut rest = bytes;
+        while let Ok(Some(one)) = frame::split(&mut rest) {
+            let _ = FromHost::decode(one);
+            let _ = ToHost::decode(one);
+        }
+    });
+}
+
+#[test]
+fn records() {
+    fuzz("records", &[&record()], |bytes| {
+        let _ = Record::parse_trusted(bytes).map(|record| record.body().len());
+        if let Ok(record) = Record::parse(bytes) {
+            // What was accepted can be shown, and comes back as it was.
+            let line = serde_json::Value::Object(message_json::record_to_json(&record)).to_string();
+            let again = message_json::record_from_line(line.as_bytes());
+            let again = again.unwrap_or_else(|_| panic!("{line} is not taken back"));
+            let again = Record::parse(&again).expect("our own record");
+            assert_eq!((again.body(), again.properties().count()), (record.body(), record.properties().count()));
+        }
+    });
+}
+
+#[test]
+fn messages_as_json() {
+    let good: [&[u8]; 3] = [
+        br#"{"body":{"t":1},"properties":{"a":"b","n":null},"system":{"messageId":"1"}}"#,
+        br#"{"bodyBase64":"AAEC"}"#,
+        br#"{"body":"text"}"#,
+    ];
+    fuzz("messages_as_json", &good, |bytes| {
+        if let Ok(record) = message_json::record_from_line(bytes) {
+            assert!(Record::parse(&record).is_ok());
+        }
+    });
+}
+
+#[test]
+fn blocks() {
+    fuzz("blocks", &[&[0; 64], &record()], |bytes| drop(Block::parse(bytes)));
+}
+
+#[test]
+fn images() {
+    let own = std::fs::read("/proc/self/exe").unwrap_or_default();
+    let head = &own[..own.len().min(4_096)];
+    fuzz("images", &[head, b"\x7fELF\x02\x01\x01"], |bytes| {
+        let _ = elf::read(bytes).is_ok();
+        let _ = image::parse(bytes).is_ok();
+    });
+}
+
+#[test]
+fn routes_and_conditions() {
+    let good = [
+        "FROM /messages/modules/a/outputs/* WHERE temp > 20 AND $body.x.y = 'z' INTO BrokeredEndpoint(\"/modules/b/inputs/in\")",
+        "FROM /messages/* INTO $upstream",
+        "FROM /* WHERE NOT is_defined(a) OR as_number(b) IN (1, 2) INTO $upstream",
+    ];
+    fuzz_text("routes", &good, |text| {
+        if let Ok(parsed) = routing::split_route(text) {
+            let _ = parsed;
+        }
+        let _ = routing::parse_route(text);
+    });
+    let good = ["temp > 20", "$body.a[0].b <> 'x' AND starts_with(c, 'd')", "((((1))))", "NOT (a = null) OR b"];
+    fuzz_text("conditions", &good, |text| drop(routing::compile_condition(text)));
+}
