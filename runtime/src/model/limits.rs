@@ -29,6 +29,8 @@ pub const WINDOW_BYTES: u64 = 256 * 1024;
 pub const UPSTREAM_WINDOW_MESSAGES: usize = 128;
 /// Bytes on their way to the cloud for one identity: kept in memory while it is away, too.
 pub const UPSTREAM_WINDOW_BYTES: u64 = 128 * 1024;
+/// Largest payload of a method's answer, bytes: the cloud's own limit, beyond which it ends the connection.
+pub const METHOD_BYTES_MAX: usize = 128 * 1024;
 /// Method calls from the cloud that one module may have open.
 pub const METHODS_MAX: usize = 16;
 /// Messages that one module may hold deferred; then it gets no more until it completes some.

@@ -19,7 +19,7 @@ use crate::logic::dialect;
 use crate::logic::hub::LinkIx;
 use crate::logic::session::{Action, Event, Loss, Session};
 use crate::logic::twin_sync::{Request, TwinSync};
-use crate::model::limits::METHODS_MAX;
+use crate::model::limits::{METHOD_BYTES_MAX, METHODS_MAX};
 use crate::model::time::{Mono, Wall};
 use skerry_abi::wire::frame::{self, Completion, ToHost};
 use skerry_abi::wire::record::Record;
@@ -369,6 +369,7 @@ impl Upstream {
                 let body = serde_json::json!({"message": refusal.message}).to_string();
                 (i32::from(refusal.status), body.into_bytes())
             });
+            let (status, body) = if body.len() > METHOD_BYTES_MAX { too_large(body.len()) } else { (status, body) };
             uplink.methods.set(uplink.methods.get() - 1);
             let _ = answer.send((dialect::method_answer_topic(status, &rid), body)).await;
         };
@@ -386,4 +387,10 @@ impl Upstream {
             log::warn!("clock floor=not-kept reason=\"{error}\"");
         }
     }
+}
+
+/// In the place of an answer that the cloud would not take.
+fn too_large(bytes: usize) -> (i32, Vec<u8>) {
+    let message = format!("the answer has {bytes} bytes; the limit is {METHOD_BYTES_MAX}");
+    (413, serde_json::json!({ "message": message }).to_string().into_bytes())
 }

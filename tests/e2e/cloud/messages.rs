@@ -155,3 +155,18 @@ fn two_devices_with_one_identity_are_told_apart_in_the_log() {
     let line = first.wait_log("status=disconnected");
     assert!(line.contains("the cloud closed the connection"), "{line}");
 }
+
+#[test]
+fn the_largest_message_gets_there_and_one_that_no_topic_can_hold_holds_up_nobody() {
+    let cloud = cloud(&["tester"]);
+    let device = device(&cloud);
+    wait_connected(&cloud, "d1/tester");
+    let large = "x".repeat(256 * 1024 - 200);
+    assert_eq!(device.send("tester", "out", &json!({"body": {"seq": 1, "large": large}}))["outcome"], "delivered");
+    // Each of these characters takes three in a topic, which ends at 64 KiB.
+    let wide = json!({"body": {"seq": 2}, "properties": {"wide": "/".repeat(30_000)}});
+    assert_eq!(device.send("tester", "out", &wide)["outcome"], "deadLettered");
+    assert_eq!(device.send("tester", "out", &numbered(3))["outcome"], "delivered");
+    device.wait_log("message=dead-lettered");
+    assert_eq!(skerry_tests::stored(&cloud, "d1/tester"), [1, 3]);
+}

@@ -117,6 +117,7 @@ impl World {
             self.carry(faults);
         }
         while let Some(event) = self.session.poll_event() {
+            assert!(!matches!(event, Event::Rejected { .. }), "a good message was given up");
             if let Event::Acked { first, count } = event {
                 // Acknowledged means arrived.
                 assert!((first..first + u64::from(count)).all(|d| self.arrived.contains(&d)));

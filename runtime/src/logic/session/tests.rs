@@ -207,7 +207,7 @@ fn a_message_that_ends_every_connection_is_tried_alone_and_then_given_up() {
         let rejected =
             std::iter::from_fn(|| session.poll_event()).any(|e| matches!(e, Event::Rejected { delivery: 1, .. }));
         if rejected {
-            assert_eq!((round, alone), (5, 3));
+            assert_eq!((round, alone), (7, 5));
             break;
         }
     }
