@@ -56,7 +56,7 @@ fn feed(name: &str, input: &[u8], target: &mut impl FnMut(&[u8])) {
 pub struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -64,7 +64,7 @@ impl Random {
     }
 
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
+        (self.draw() % end.max(1) as u64) as usize
     }
 
     fn change(&mut self, from: &[Vec<u8>]) -> Vec<u8> {
@@ -83,13 +83,13 @@ impl Random {
         match self.below(9) {
             0 if !bytes.is_empty() => bytes[at] ^= 1 << self.below(8),
             1 if !bytes.is_empty() => bytes[at] = EDGES[self.below(EDGES.len())],
-            2 if !bytes.is_empty() => bytes[at] = self.next() as u8,
+            2 if !bytes.is_empty() => bytes[at] = self.draw() as u8,
             3 => drop(bytes.drain(at..end)),
             4 => {
                 let part = bytes[at..end].to_vec();
                 bytes.splice(at..at, part);
             }
-            5 => bytes.insert(at, self.next() as u8),
+            5 => bytes.insert(at, self.draw() as u8),
             6 => bytes.truncate(at),
             7 => {
                 let other = from.get(self.below(from.len())).cloned().unwrap_or_default();
