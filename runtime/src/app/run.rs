@@ -21,18 +21,16 @@ use crate::io::ws::Dialler;
 use crate::io::{dial::within, peer, socket};
 use crate::logic::hub::{Hub, HubConfig};
 use crate::logic::routing::{NamedRoute, RouteTable, Sink};
-use crate::logic::session::{Session, SessionConfig};
 use crate::logic::twin::Twin;
 use crate::model::endpoint::PRIORITY_DEFAULT;
 use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, REFUSALS_MAX};
 use crate::tasks::agent::Agent;
-use crate::tasks::board::{Board, Order, Uplink};
+use crate::tasks::board::{Board, Order};
 use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
-use crate::tasks::upstream::Upstream;
 use crate::tasks::world::World;
-use crate::tasks::{answers, control};
+use crate::tasks::{answers, control, identities};
 
 /// Questions that may wait for their answer.
 const CALLS_MAX: usize = 64;
@@ -95,6 +93,7 @@ async fn serve(
     let Opened { store, restored, clock: last_clock, moved_aside } = opened;
     let board = Board::default();
     *board.twins.borrow_mut() = twins(&store, &config)?;
+    *board.identities.borrow_mut() = made_identities(&store)?;
     if let Some((path, reason)) = moved_aside {
         board.warn(format!(
             "the store could not be opened ({reason}); it was moved to {} and a new one made",
@@ -107,6 +106,7 @@ async fn serve(
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
     let (replan, replans) = bounded(1);
+    let (came, comings) = bounded(1);
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
     log::info!(
         "skerry version={} device={} status=running state={} control={}",
@@ -119,6 +119,7 @@ async fn serve(
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),
         floor: certain,
+        dialler,
         crashes: RefCell::new(CrashReports::new(&config.state_folder)),
         config,
         started: hub_port.now().mono,
@@ -130,6 +131,7 @@ async fn serve(
         day: std::cell::Cell::default(),
         executor: Rc::clone(&executor),
         scratch: RefCell::default(),
+        came,
         replan,
     });
 
@@ -137,9 +139,7 @@ async fn serve(
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
-    if let Some(dialler) = &dialler {
-        start_uplinks(&world, dialler);
-    }
+    executor.spawn(identities::run(Rc::clone(&world), comings)).detach();
     let control = control::serve(Rc::clone(&executor), listener, calls);
     let control = executor.spawn(async move {
         if let Err(error) = control.await {
@@ -170,37 +170,12 @@ fn start_storage(store: Store, config: &Config, options: Options) -> Result<Stor
 /// The way to the cloud, if any identity has one.
 fn dialler(config: &Config, floor: &Arc<TimeFloor>) -> Result<Option<Rc<Dialler>>, String> {
     let cloud = &config.cloud;
-    if cloud.modules.is_empty() {
+    if cloud.modules.is_empty() && cloud.device.is_none() {
         return Ok(None);
     }
     let (address, proxy) = (cloud.address.clone(), cloud.proxy.clone());
     let dialler = Dialler::new(cloud.ca.as_deref(), address, proxy, cloud.operation_timeout, Arc::clone(floor))?;
     Ok(Some(Rc::new(dialler)))
-}
-
-/// One for each identity that this device holds the key of.
-fn start_uplinks(world: &Rc<World>, dialler: &Rc<Dialler>) {
-    let cloud = &world.config.cloud;
-    for (module, identity) in &cloud.modules {
-        let session = SessionConfig {
-            keep_alive: cloud.keep_alive,
-            operation_timeout: cloud.operation_timeout,
-            token_ttl: cloud.token_ttl,
-            retry_max: cloud.retry_max,
-        };
-        // Only to spread a fleet's attempts: what was built on one day and started together must not retry together.
-        let now = world.port.now();
-        let seed = module
-            .bytes()
-            .fold(now.wall.0 as u64 ^ (u64::from(std::process::id()) << 40) ^ now.mono.0, |seed, byte| {
-                seed.rotate_left(7) ^ u64::from(byte)
-            });
-        let session = Session::new(identity.clone(), session, seed);
-        let (wake, wakes) = bounded(1);
-        let uplink = Rc::new(Uplink::new(module, wake, now.wall));
-        world.board.uplinks.borrow_mut().insert(module.clone(), Rc::clone(&uplink));
-        world.executor.spawn(Upstream::new(world, &uplink, dialler, session, wakes).run()).detach();
-    }
 }
 
 /// What an operator should know before the first message waits in vain.
@@ -213,10 +188,10 @@ fn warn_at_start(board: &Board, config: &Config, routes: &RouteTable) {
         board.warn("there are no routes: messages of modules go nowhere; add some to [routes]".to_owned());
     }
     let upstream = routes.endpoints().iter().any(|sink| matches!(sink, Sink::Upstream));
-    if upstream && config.cloud.modules.is_empty() {
+    if upstream && config.cloud.modules.is_empty() && config.cloud.device.is_none() {
         board.warn(
-            "routes lead to $upstream, but no module has an identity in the cloud: messages wait for it until they expire; give \
-             [upstream.modules.NAME] a connection string"
+            "routes lead to $upstream, but there is no cloud: messages wait for it until they expire; give [provisioning] the device's \
+             connection string"
                 .to_owned(),
         );
     }
@@ -308,6 +283,17 @@ fn make_state_folder(config: &Config) -> Result<(), String> {
     made.map_err(|e| {
         format!("state folder {}: {e}; make it, or name another with [state] folder or --state", folder.display())
     })
+}
+
+/// What was made in the hub's registry, by module.
+fn made_identities(store: &Store) -> Result<std::collections::BTreeMap<String, serde_json::Value>, String> {
+    let documents = store.documents("identity/")?.into_iter();
+    // One that can't be read is made again; that does no harm.
+    Ok(documents
+        .filter_map(|(name, bytes)| {
+            Some((name.strip_prefix("identity/")?.to_owned(), serde_json::from_slice(&bytes).ok()?))
+        })
+        .collect())
 }
 
 /// From the store; a module's configured settings are its desired properties until it has some.

@@ -10,6 +10,7 @@ pub mod images;
 pub mod order;
 pub mod peer;
 pub mod process;
+pub mod rest;
 pub mod secret;
 pub mod socket;
 pub mod status_page;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::model::identity::Secret;
+
 const KEY_BYTES: usize = 32;
 
 /// The key folder of a state folder.
@@ -67,6 +69,13 @@ impl Keys {
     pub fn sign(&self, module: &str, bytes: &[u8]) -> Result<Vec<u8>, KeyError> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.key(module)?);
         Ok(hmac::sign(&key, bytes).as_ref().to_vec())
+    }
+
+    /// The key with which the module proves who it is, made at its first use, and a second one that follows from it.
+    pub fn identity(&self, module: &str) -> Result<[Secret; 2], KeyError> {
+        let primary = self.key(module)?;
+        let secondary = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &primary), b"secondary").as_ref().to_vec();
+        Ok([Secret::new(primary), Secret::new(secondary)])
     }
 
     fn key(&self, module: &str) -> Result<Vec<u8>, KeyError> {

@@ -32,7 +32,7 @@ const FRAME_BYTES_MAX: usize = 512 * 1024;
 /// Where the hub listens.
 const PORT: u16 = 443;
 
-type Stream = TlsStream<Async<TcpStream>>;
+pub(super) type Stream = TlsStream<Async<TcpStream>>;
 
 /// How to get to the cloud; one for all identities.
 pub struct Dialler {
@@ -93,35 +93,26 @@ impl Dialler {
 
     /// A WebSocket to `host_name`, for MQTT. The error is a sentence for the operator.
     pub async fn dial(&self, host_name: &str, path: &str) -> Result<Connection, String> {
-        let target = self.address.clone().unwrap_or(Host { name: host_name.to_owned(), port: PORT });
-        let tcp = dial(&target, self.proxy.as_ref()).await?;
-        let open = self.open(tcp, host_name, path);
-        let late = || format!("{target} took the connection and then said nothing for {} s", self.timeout.as_secs());
-        within(self.timeout, open).await.unwrap_or_else(|| Err(late()))
+        let tls = self.stream(host_name).await?;
+        within(self.timeout, open(tls, host_name, path)).await.unwrap_or_else(|| Err(self.silent(host_name)))
     }
 
-    async fn open(&self, tcp: Async<TcpStream>, host_name: &str, path: &str) -> Result<Connection, String> {
+    /// TLS with `host_name`. The error is a sentence for the operator.
+    pub(super) async fn stream(&self, host_name: &str) -> Result<Stream, String> {
         let name = ServerName::try_from(host_name.to_owned())
             .map_err(|_| format!("{host_name:?} can't be the name in a certificate; check HostName"))?;
-        let tls = self.tls.connect(name, tcp).await.map_err(|e| self.tls_fault(host_name, &e))?;
-        let mut request = format!("wss://{host_name}{path}").into_client_request().map_err(|e| e.to_string())?;
-        request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BYTES)
-            .write_buffer_size(0)
-            .max_write_buffer_size(2 * FRAME_BYTES_MAX)
-            .max_message_size(Some(FRAME_BYTES_MAX))
-            .max_frame_size(Some(FRAME_BYTES_MAX));
-        let opened = client_async_with_config(request, tls, Some(config)).await;
-        let (socket, answer) = opened.map_err(|e| upgrade_fault(host_name, &e))?;
-        let spoken = answer.headers().get("Sec-WebSocket-Protocol");
-        if !spoken.is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"mqtt")) {
-            return Err(format!("{host_name} does not speak MQTT over WebSockets; check HostName"));
-        }
-        let date = answer.headers().get("Date").and_then(|d| httpdate::parse_http_date(d.to_str().ok()?).ok());
-        let date = date.and_then(|d| Some(Wall(d.duration_since(UNIX_EPOCH).ok()?.as_millis() as i64)));
-        let (sender, receiver) = socket.split();
-        Ok(Connection { sender: Sender(sender), receiver: Receiver(receiver), date })
+        let tcp = dial(&self.target(host_name), self.proxy.as_ref()).await?;
+        let tls = async { self.tls.connect(name, tcp).await.map_err(|e| self.tls_fault(host_name, &e)) };
+        within(self.timeout, tls).await.unwrap_or_else(|| Err(self.silent(host_name)))
+    }
+
+    fn target(&self, host_name: &str) -> Host {
+        self.address.clone().unwrap_or(Host { name: host_name.to_owned(), port: PORT })
+    }
+
+    fn silent(&self, host_name: &str) -> String {
+        let target = self.target(host_name);
+        format!("{target} took the connection and then said nothing for {} s", self.timeout.as_secs())
     }
 
     fn tls_fault(&self, host: &str, error: &std::io::Error) -> String {
@@ -149,6 +140,27 @@ impl Dialler {
             other => format!("the certificate of {host} is not accepted: {other}"),
         }
     }
+}
+
+async fn open(tls: Stream, host_name: &str, path: &str) -> Result<Connection, String> {
+    let mut request = format!("wss://{host_name}{path}").into_client_request().map_err(|e| e.to_string())?;
+    request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(0)
+        .max_write_buffer_size(2 * FRAME_BYTES_MAX)
+        .max_message_size(Some(FRAME_BYTES_MAX))
+        .max_frame_size(Some(FRAME_BYTES_MAX));
+    let opened = client_async_with_config(request, tls, Some(config)).await;
+    let (socket, answer) = opened.map_err(|e| upgrade_fault(host_name, &e))?;
+    let spoken = answer.headers().get("Sec-WebSocket-Protocol");
+    if !spoken.is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"mqtt")) {
+        return Err(format!("{host_name} does not speak MQTT over WebSockets; check HostName"));
+    }
+    let date = answer.headers().get("Date").and_then(|d| httpdate::parse_http_date(d.to_str().ok()?).ok());
+    let date = date.and_then(|d| Some(Wall(d.duration_since(UNIX_EPOCH).ok()?.as_millis() as i64)));
+    let (sender, receiver) = socket.split();
+    Ok(Connection { sender: Sender(sender), receiver: Receiver(receiver), date })
 }
 
 fn upgrade_fault(host: &str, error: &WsError) -> String {

@@ -12,6 +12,7 @@ pub mod mqtt;
 pub mod nearest;
 pub mod percent;
 pub mod plan;
+pub mod registration;
 pub mod restart;
 pub mod routing;
 pub mod sas;

@@ -180,6 +180,7 @@ impl Agent {
         let (orders, receiver) = smol::channel::bounded(ORDERS_MAX);
         let slot = Rc::new(Slot::new(name, Rc::clone(image), orders, self.world.port.now().wall));
         self.world.board.slots.borrow_mut().insert(name.to_owned(), Rc::clone(&slot));
+        let _ = self.world.came.try_send(());
         self.world.executor.spawn(instance::run(Rc::clone(&self.world), slot, receiver)).detach();
     }
 

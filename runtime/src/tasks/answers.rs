@@ -64,7 +64,7 @@ fn twin(world: &World, module: &str) -> Result<Answer, Refusal> {
 
 /// Answered when it is on disk; the instance has it before that.
 async fn patch_desired(world: &World, module: &str, patch: &Value) -> Result<Answer, Refusal> {
-    if world.config.cloud.modules.contains_key(module) {
+    if world.board.uplinks.borrow().contains_key(module) {
         let message = format!(
             "the desired properties of {module} are set in the cloud, where they would come back from; set them there"
         );

@@ -11,6 +11,7 @@ use smol::channel::Sender;
 use crate::logic::hub::{LinkIx, Tapped};
 use crate::logic::log_ring::{LogLine, LogRing};
 use crate::logic::twin::Twin;
+use crate::model::identity::Credentials;
 use crate::model::image::Image;
 use crate::model::time::Wall;
 
@@ -132,6 +133,9 @@ pub fn line_json(line: &LogLine) -> Value {
 /// An identity's way to the cloud, as everybody may see it. Only its own task writes.
 pub struct Uplink {
     pub module: String,
+    /// What the protocol calls the client id.
+    pub identity: String,
+    pub host: String,
     pub connected: Cell<bool>,
     /// When that last changed.
     pub since: Cell<Wall>,
@@ -152,9 +156,11 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    pub fn new(module: &str, wake: Sender<()>, now: Wall) -> Uplink {
+    pub fn new(module: &str, identity: &Credentials, wake: Sender<()>, now: Wall) -> Uplink {
         Uplink {
             module: module.to_owned(),
+            identity: identity.client_id(),
+            host: identity.host_name.clone(),
             connected: Cell::new(false),
             since: Cell::new(now),
             fault: RefCell::default(),
@@ -180,6 +186,8 @@ pub struct Tap {
 pub struct Board {
     pub slots: RefCell<BTreeMap<String, Rc<Slot>>>,
     pub twins: RefCell<BTreeMap<String, Twin>>,
+    /// What was made in the hub's registry, by module.
+    pub identities: RefCell<BTreeMap<String, Value>>,
     /// By module.
     pub uplinks: RefCell<BTreeMap<String, Rc<Uplink>>>,
     pub taps: RefCell<Vec<Tap>>,

@@ -13,14 +13,14 @@ use super::board::Uplink;
 use super::methods;
 use super::port::Wire;
 use super::world::World;
+use crate::io::dial::within;
 use crate::io::ws::{self, Connection, Dialler};
-use crate::io::{clock, dial::within};
 use crate::logic::dialect;
 use crate::logic::hub::LinkIx;
 use crate::logic::session::{Action, Event, Loss, Session};
 use crate::logic::twin_sync::{Request, TwinSync};
 use crate::model::limits::{METHOD_BYTES_MAX, METHODS_MAX};
-use crate::model::time::{Mono, Wall};
+use crate::model::time::Mono;
 use skerry_abi::wire::frame::{self, Completion, ToHost};
 use skerry_abi::wire::record::Record;
 
@@ -127,7 +127,9 @@ impl Upstream {
     /// Until the connection is over.
     async fn serve(&mut self, connection: Connection) {
         let Connection { sender, mut receiver, date } = connection;
-        self.learn(date);
+        if let Some(date) = date {
+            self.world.learn_time(date);
+        }
         let clock = self.world.floor.now();
         self.turn(|session, now| session.handle_open(now, clock));
         let mut idle = Some(sender);
@@ -374,18 +376,6 @@ impl Upstream {
             let _ = answer.send((dialect::method_answer_topic(status, &rid), body)).await;
         };
         self.world.executor.spawn(asked).detach();
-    }
-
-    /// What the cloud says the time is, which is proved by its certificate.
-    fn learn(&self, date: Option<Wall>) {
-        let Some(date) = date else { return };
-        if !self.world.floor.learn(date) || clock::wall() >= date {
-            return;
-        }
-        log::warn!("clock=behind cloud_says={} clock_says={}", date.to_rfc3339(), clock::wall().to_rfc3339());
-        if let Err(error) = clock::keep_floor(&self.world.config.state_folder, date) {
-            log::warn!("clock floor=not-kept reason=\"{error}\"");
-        }
     }
 }
 

@@ -93,7 +93,7 @@ fn warnings(world: &World, no_route: u64) -> Vec<String> {
 
 /// Messages that wait for a cloud that does not know their sender.
 fn without_identity(world: &World) -> Vec<String> {
-    let known = &world.config.cloud.modules;
+    let known = world.board.uplinks.borrow();
     let mut waiting = std::collections::BTreeMap::<String, u64>::new();
     for queue in world.port.look(|hub| hub.overview()).queues {
         if let Endpoint::Upstream { identity } = queue.endpoint
@@ -105,8 +105,8 @@ fn without_identity(world: &World) -> Vec<String> {
     let waiting = waiting.into_iter().filter(|(_, count)| *count > 0);
     let text = |(module, count)| {
         format!(
-            "{count} messages of {module} wait for the cloud, where it has no identity: give [upstream.modules.{module}] a \
-             connection string"
+            "{count} messages of {module} wait for the cloud, where it has no identity: it gets one when it runs and [provisioning] has the \
+             device's connection string, or give [upstream.modules.{module}] one"
         )
     };
     waiting.map(text).collect()
@@ -115,13 +115,13 @@ fn without_identity(world: &World) -> Vec<String> {
 /// Every identity's way to the cloud.
 fn upstream(world: &World) -> Vec<Value> {
     let uplinks = world.board.uplinks.borrow();
-    let identities = uplinks.values().filter_map(|u| Some((u, world.config.cloud.modules.get(&u.module)?)));
-    identities
-        .map(|(uplink, identity)| {
+    uplinks
+        .values()
+        .map(|uplink| {
             json!({
                 "module": uplink.module,
-                "identity": identity.client_id(),
-                "host": identity.host_name,
+                "identity": uplink.identity,
+                "host": uplink.host,
                 "connected": uplink.connected.get(),
                 "since": uplink.since.get().to_rfc3339(),
                 "reason": *uplink.fault.borrow(),

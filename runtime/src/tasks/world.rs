@@ -10,12 +10,14 @@ use smol::LocalExecutor;
 use super::board::{Board, Slot};
 use super::mailbox::Refusal;
 use super::port::Port;
-use crate::io::clock::TimeFloor;
+use crate::io::clock::{self, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::images::Images;
 use crate::io::process::HostBinary;
 use crate::io::secret::Keys;
+use crate::io::ws::Dialler;
 use crate::model::config::{Config, Limits};
+use crate::model::time::Wall;
 use skerry_abi::wire::frame::ToHost;
 
 pub struct World {
@@ -26,6 +28,8 @@ pub struct World {
     pub keys: Keys,
     /// The best guess at the time where the clock is behind.
     pub floor: Arc<TimeFloor>,
+    /// The way to the cloud; absent without one.
+    pub dialler: Option<Rc<Dialler>>,
     pub host: HostBinary,
     pub crashes: RefCell<CrashReports>,
     pub senders: RefCell<super::senders::Senders>,
@@ -35,6 +39,8 @@ pub struct World {
     /// Bytes read from a link, before they are taken apart; what is left of a frame moves to the link's own buffer.
     pub scratch: RefCell<Vec<u8>>,
     pub started: crate::model::time::Mono,
+    /// Wakes who sees to identities: an instance came.
+    pub came: smol::channel::Sender<()>,
     /// Wakes the agent: something ended, or a folder changed.
     pub replan: smol::channel::Sender<()>,
 }
@@ -44,6 +50,18 @@ impl World {
         let slots = self.board.slots.borrow();
         let found = slots.get(module).cloned();
         found.ok_or_else(|| Refusal::no_such_module(module, slots.keys().map(String::as_str)))
+    }
+
+    /// What the cloud says the time is, which is proved by its certificate. True when that was news.
+    pub fn learn_time(&self, date: Wall) -> bool {
+        if !self.floor.learn(date) || clock::wall() >= date {
+            return false;
+        }
+        log::warn!("clock=behind cloud_says={} clock_says={}", date.to_rfc3339(), clock::wall().to_rfc3339());
+        if let Err(error) = clock::keep_floor(&self.config.state_folder, date) {
+            log::warn!("clock floor=not-kept reason=\"{error}\"");
+        }
+        true
     }
 
     /// Stores the twin, commits it at once, and tells the instance its desired properties.

@@ -15,7 +15,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic/routing/", &["model", "logic::routing"]),
     ("logic/session/", &["model", "logic::session", "logic::mqtt"]), // with dialect, sas and backoff: one conversation
     ("logic/twin_sync", &["model", "logic::twin"]),                  // keeps one equal to the cloud's
-    ("logic/message_json.rs", &["model", "logic::nearest"]),         // says which key was meant
+    ("logic/registration.rs", &["model"]),
+    ("logic/message_json.rs", &["model", "logic::nearest"]), // says which key was meant
     ("io/", &["model", "io"]),
     ("io/store/", &["model", "io", "logic::block", "logic::hub"]), // carries the block codec and the hub's commits
     ("tasks/", &["model", "logic", "io", "tasks"]),
@@ -24,13 +25,14 @@ const ROOMS: &[(&str, &[&str])] = &[
 ];
 
 /// Loops: each knows the shared rooms beside it (board, mailbox, port, world …), but no other loop.
-const LOOPS: &[&str] = &["agent", "answers", "control", "instance", "storage"];
+const LOOPS: &[&str] = &["agent", "answers", "control", "identities", "instance", "storage", "upstream"];
 /// Who starts or asks whom all the same.
 const LOOPS_KNOWN: &[(&str, &str)] = &[
-    ("agent", "instance"),  // starts one for each instance
-    ("answers", "storage"), // passes the question for sizes on
-    ("port", "storage"),    // hands commits over
-    ("views", "storage"),   // passes the question for sizes on
+    ("agent", "instance"),      // starts one for each instance
+    ("identities", "upstream"), // starts one for each identity
+    ("answers", "storage"),     // passes the question for sizes on
+    ("port", "storage"),        // hands commits over
+    ("views", "storage"),       // passes the question for sizes on
 ];
 
 /// Words that a room must not hold at all, with the reason.
@@ -62,7 +64,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "tests/cloud/",
         ],
     ),
-    ("hyper", &["runtime/src/io/http.rs"]),
+    ("hyper", &["runtime/src/io/http.rs", "runtime/src/io/rest.rs"]),
     ("landlock", &["runtime/src/host/confine.rs"]),
 ];
 
