@@ -105,8 +105,7 @@ async fn serve(
     let hub = Hub::new(&config.device_id, hub_config(&config), routes, restored);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
-    let (replan, replans) = bounded(1);
-    let (came, comings) = bounded(1);
+    let ((replan, replans), (came, comings)) = (bounded(1), bounded(1));
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
     log::info!(
         "skerry version={} device={} status=running state={} control={}",
