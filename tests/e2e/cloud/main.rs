@@ -2,6 +2,7 @@
 //! Must never take a message for delivered that the cloud has not stored.
 
 mod faults;
+mod identities;
 mod messages;
 mod trust;
 mod twin;

@@ -1,0 +1,109 @@
+//! Module identities that are made with the device's connection string alone: once, kept, and never shown.
+
+use std::os::unix::fs::PermissionsExt;
+
+use skerry_cloud::{Cloud, Command, Options};
+use skerry_tests::{Device, Image, all_there, numbered, tell, wait_connected, wait_for, wait_stored};
+
+const ID: &str = "d1/scribe";
+
+/// A cloud that knows the device and no module.
+fn cloud() -> Cloud {
+    Cloud::start(Options::new("d1", &[])).expect("the emulator")
+}
+
+fn config(cloud: &Cloud) -> String {
+    let ready = cloud.ready();
+    format!(
+        "[provisioning]\nsource = \"manual\"\nconnection_string = \"{}\"\n[upstream]\naddress = \"{}\"\nca = \"{}\"\n\
+         retry_max = \"1s\"\noperation_timeout = \"2s\"\n[modules.scribe]\nsettings = {{ forward = true }}\n\
+         [store]\nflush_interval = \"20ms\"\n[routes]\n\
+         one = 'FROM /messages/modules/tester/* INTO BrokeredEndpoint(\"/modules/scribe/inputs/input1\")'\n\
+         up = 'FROM /messages/modules/scribe/* INTO $upstream'\n",
+        ready.device.connection_string,
+        ready.address,
+        ready.ca_file.display()
+    )
+}
+
+fn device(cloud: &Cloud) -> Device {
+    let mut device = Device::new(&config(cloud));
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.start();
+    device
+}
+
+#[test]
+fn a_module_that_is_dropped_in_is_known_in_the_cloud_a_moment_later() {
+    let cloud = cloud();
+    let mut device = device(&cloud);
+    wait_connected(&cloud, ID);
+    let lines: Vec<_> = (0..50).map(numbered).collect();
+    device.send_all("tester", "out", &lines);
+    all_there(&cloud, ID, &(0..50).collect::<Vec<_>>());
+    let key = device.path("state/keys/scribe.key");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    // Made once: the next start needs no registry.
+    device.stop();
+    tell(&cloud, Command::RestStatus { status: 500 });
+    device.start();
+    device.send("tester", "out", &numbered(50));
+    wait_stored(&cloud, ID, 50);
+}
+
+#[test]
+fn while_the_registry_is_away_messages_wait_and_one_line_says_so() {
+    let cloud = cloud();
+    tell(&cloud, Command::RestStatus { status: 503 });
+    let device = device(&cloud);
+    device.wait_running("scribe");
+    device.send("tester", "out", &numbered(1));
+    let line = device.one_line("identity module=scribe status=missing");
+    assert!(line.contains("503"), "{line}");
+    let warnings = wait_for("a warning", || {
+        let warnings = device.status()["warnings"].to_string();
+        warnings.contains("scribe wait for the cloud").then_some(warnings)
+    });
+    assert!(warnings.contains("it has no identity"), "{warnings}");
+    tell(&cloud, Command::RestStatus { status: 0 });
+    wait_stored(&cloud, ID, 1);
+}
+
+#[test]
+fn a_wrong_key_of_the_device_is_told() {
+    let cloud = cloud();
+    let right = config(&cloud);
+    let at = right.find("SharedAccessKey=").unwrap() + "SharedAccessKey=".len();
+    let wrong = format!("{}{}{}", &right[..at], if &right[at..=at] == "A" { "B" } else { "A" }, &right[at + 1..]);
+    let mut device = Device::new(&wrong);
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.start();
+    let line = device.one_line("identity module=scribe status=missing");
+    assert!(line.contains("check the device's connection string"), "{line}");
+}
+
+#[test]
+fn with_a_clock_in_1970() {
+    let cloud = cloud();
+    let mut device = Device::new(&config(&cloud));
+    device.set_clock("1970-01-02 00:00:00");
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.start();
+    wait_connected(&cloud, ID);
+}
+
+#[test]
+fn a_module_that_is_gone_still_has_its_messages_forwarded() {
+    let cloud = cloud();
+    let mut device = device(&cloud);
+    wait_connected(&cloud, ID);
+    tell(&cloud, Command::Cut);
+    wait_for("the connection is gone", || (device.uplink("scribe")["connected"] == false).then_some(()));
+    device.send("tester", "out", &numbered(7));
+    device.wait_upstream("scribe", "pending", |count| count == 1);
+    device.stop();
+    std::fs::remove_file(device.module_file("scribe.so")).unwrap();
+    device.start();
+    tell(&cloud, Command::Heal);
+    wait_stored(&cloud, ID, 7);
+}
