@@ -69,7 +69,7 @@ impl Disk {
         wrote
     }
 
-    fn expire(&mut self, commit: &Commit) -> Vec<Expired> {
+    fn expire(&mut self, commit: &Commit) -> Vec<Settled> {
         let mut expired = Vec::new();
         for range in &commit.expire {
             let rows = self.rows.range((range.queue, range.from)..=(range.queue, range.to));
@@ -77,7 +77,7 @@ impl Disk {
                 rows.take_while(|(_, r)| r.last_expiry <= commit.now.age).map(|(k, r)| (*k, r.clone())).collect();
             let Some(((_, through), _)) = old.last() else { continue };
             let messages = old.iter().map(|(_, r)| u64::from(r.total - r.settled)).sum();
-            expired.push(Expired { queue: range.queue, messages, through: *through });
+            expired.push(Settled { queue: range.queue, messages, through: *through });
             old.iter().for_each(|(key, _)| drop(self.rows.remove(key)));
             if let Some(queue) = self.queues.get_mut(&range.queue) {
                 queue.ledger.stored -= messages;
@@ -113,12 +113,12 @@ impl Disk {
             })
             .unwrap();
         let RowWrite { block, total, settled, bits, last_expiry, .. } = row.clone();
-        Some(LoadedBlock { block, total, settled, bits, last_expiry, messages })
+        Some(LoadedBlock { block, total, settled, bits, last_expiry, messages, unreadable: None })
     }
 
     fn restored(&self) -> Restored {
         let (next_seq, next_block) = if self.next.0 == 0 { (1, 1) } else { self.next };
-        Restored { next_seq, next_block, queues: self.queues.values().cloned().collect() }
+        Restored { next_seq, next_block, queues: self.queues.values().cloned().collect(), ..Restored::default() }
     }
 }
 

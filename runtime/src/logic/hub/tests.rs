@@ -267,6 +267,7 @@ fn load(commits: &[Commit], request: &LoadRequest) -> Option<LoadedBlock> {
         bits: vec![],
         last_expiry: row.last_expiry,
         messages,
+        unreadable: None,
     })
 }
 
