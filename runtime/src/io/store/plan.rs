@@ -39,6 +39,11 @@ fn settle(
     count: impl Fn(&mut Ledger, u64),
 ) -> Result<Option<Settled>, Fault> {
     let Some(through) = rows.last().map(|row| row.block) else { return Ok(None) };
+    // What this very commit settles in them is newer than what the index has.
+    let newer =
+        |row: RowWrite| effects.rows.iter().find(|r| r.queue == id && r.block == row.block).cloned().unwrap_or(row);
+    let rows: Vec<RowWrite> = rows.into_iter().map(newer).collect();
+    effects.rows.retain(|row| row.queue != id || row.block > through || !rows.iter().any(|r| r.block == row.block));
     let messages = rows.iter().map(|row| u64::from(row.total.saturating_sub(row.settled))).sum();
     if !effects.queues.iter().any(|queue| queue.id == id) {
         effects.queues.extend(store.head.queue(id)?);

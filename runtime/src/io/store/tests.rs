@@ -1,5 +1,9 @@
 //! Real redb files: what is committed is there after reopening; what can't be opened is not lost.
 
+mod cuts;
+mod disk;
+mod model;
+
 use super::*;
 use crate::logic::block::{BlockWriter, Goes};
 use crate::logic::hub::{ExpireRange, QueueRow, Settled};
