@@ -1,6 +1,7 @@
 //! Real redb files: what is committed is there after reopening; what can't be opened is not lost.
 
 mod cuts;
+mod damage;
 mod disk;
 mod model;
 

@@ -169,10 +169,10 @@ impl World {
 
     /// Everything is settled, and the space is there again.
     fn drain(&mut self) {
+        self.recover(None);
         self.disk.expect(None);
         if self.disk.is_off() {
-            self.recover(None);
-            self.disk.expect(None);
+            return self.drain();
         }
         let store = self.store.as_mut().expect("open");
         for commit in self.model.settle_all() {

@@ -48,6 +48,18 @@ impl Picture {
     }
 }
 
+impl Picture {
+    /// Every message of `other` is here too, perhaps with some that it is done with.
+    pub fn holds_messages_of(&self, other: &Picture) {
+        let missing: Vec<_> = other.open.keys().filter(|key| !self.open.contains_key(key)).collect();
+        assert!(missing.is_empty(), "missing: {missing:?}");
+        for (queue, numbers) in &self.ledgers {
+            let open = self.open.keys().filter(|(q, _)| q == queue).count() as u64;
+            assert_eq!(numbers[4], open, "the ledger of queue {queue} and its rows differ");
+        }
+    }
+}
+
 fn numbers(ledger: &Ledger) -> [u64; 5] {
     [ledger.delivered, ledger.expired, ledger.evicted, ledger.dead_lettered, ledger.stored]
 }
