@@ -85,7 +85,8 @@ impl Hub {
         let due = |q: &Queue| match q.gap {
             Some(gap) if q.loading || gap.expiry == GapExpiry::Asked => false,
             Some(gap) if q.consumer.is_none() => gap.expiry == GapExpiry::Unknown,
-            Some(_) => q.bytes < head_bytes / 2,
+            // What waits behind the gap for room on disk must not keep the gap from being read.
+            Some(_) => q.head.is_empty() || q.bytes < head_bytes / 2,
             None => false,
         };
         let ix = self.queues.iter().position(due)?;

@@ -101,6 +101,7 @@ impl Hub {
         let Some(ix) = self.evictable() else { return Vec::new() };
         let keys: SmallVec<[Key; 16]> = self.evictable_in_memory(ix).collect();
         let queue = &mut self.queues[ix as usize];
+        queue.evicting = true;
         queue.extract(&mut self.entries, |_, key| keys.contains(&key));
         for key in keys {
             self.settle(now, ix, key, Outcome::Evicted);
@@ -112,5 +113,17 @@ impl Hub {
         let to = self.end_of_disk(ix, gap);
         let bytes = self.unsafes.front().map_or(0, |key| self.block_bytes(key));
         if to >= gap.from { vec![EvictRange { queue: queue.id, from: gap.from, to, bytes }] } else { Vec::new() }
+    }
+
+    /// The commit that evicted is over, one way or the other.
+    pub(super) fn end_eviction(&mut self) {
+        for ix in 0..self.queues.len() {
+            let queue = &mut self.queues[ix];
+            if std::mem::take(&mut queue.evicting)
+                && let Some((consumer, _)) = queue.consumer
+            {
+                self.mark_dirty(consumer);
+            }
+        }
     }
 }

@@ -28,6 +28,7 @@ impl Hub {
     pub fn handle_committed(&mut self, now: Now, id: u64, result: Result<Wrote, String>) {
         let Some(flight) = self.commit.take() else { return };
         assert_eq!(flight.id, id, "commits are answered in order");
+        self.end_eviction();
         match result {
             Ok(wrote) => {
                 self.committed(now, flight);
