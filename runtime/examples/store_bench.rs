@@ -1,9 +1,10 @@
 //! Measures the store alone, beside a plain file that is appended to and synced: `store_bench FOLDER MESSAGES WINDOW text|noise`.
-//! One JSON line. Must never do anything that the storage thread would not do.
+//! One JSON line. With `reopen` behind: opened after `kill -9`. Must never do anything that the storage thread would not do.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use skerry_runtime::io::store::{Options, Store};
@@ -13,12 +14,77 @@ use skerry_runtime::model::endpoint::{Endpoint, Source};
 use skerry_runtime::model::time::{Age, Wall};
 
 const BYTES: usize = 256;
+/// Commits of one side before the other has its turn.
+const TURN: u64 = 16;
 
 fn main() {
     let args: Vec<String> = std::env::args().collect();
-    let [_, folder, messages, window, kind] = &args[..] else { panic!("FOLDER MESSAGES WINDOW text|noise") };
+    let [_, folder, messages, window, kind, rest @ ..] = &args[..] else {
+        panic!("FOLDER MESSAGES WINDOW text|noise [reopen|fill|open]")
+    };
     let (messages, window): (u64, u64) = (messages.parse().expect("a number"), window.parse().expect("a number"));
     let folder = Path::new(folder);
+    match rest.first().map(String::as_str) {
+        None => measure(folder, messages, window, kind),
+        Some("reopen") => reopen(&args),
+        Some("fill") => fill(folder, messages, window, kind),
+        Some(_) => open(folder),
+    }
+}
+
+/// One process fills the store and kills itself, another opens it.
+fn reopen(args: &[String]) {
+    let part = |what: &str| {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.args(&args[1..5]).arg(what).output().expect("it runs")
+    };
+    let filled = part("fill");
+    assert!(!filled.status.success(), "it was to be killed: {filled:?}");
+    let opened = part("open");
+    assert!(opened.status.success(), "{opened:?}");
+    print!("{}", String::from_utf8_lossy(&opened.stdout));
+}
+
+fn fill(folder: &Path, messages: u64, window: u64, kind: &str) {
+    let at = folder.join("store");
+    let mut store = Store::open(&at, &options()).unwrap_or_else(|e| panic!("{e}")).store;
+    let batches: Vec<Commit> = (0..8).map(|n| batch(n, window, kind == "noise")).collect();
+    let (mut next_block, mut stored) = (1, 0);
+    for n in 0..messages / window {
+        let commit = numbered(&batches[n as usize % 8], n, &mut next_block, &mut stored, window);
+        store.commit(&commit).expect("committed");
+    }
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+}
+
+fn open(folder: &Path) {
+    let at = folder.join("store");
+    let begin = Instant::now();
+    let opened = Store::open(&at, &options()).unwrap_or_else(|e| panic!("{e}"));
+    let reopen_ms = begin.elapsed().as_secs_f64() * 1e3;
+    let stored: u64 = opened.restored.queues.iter().map(|q| q.ledger.stored).sum();
+    let status = fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+    let peak =
+        status.lines().find_map(|l| l.strip_prefix("VmHWM:")).and_then(|l| l.split_whitespace().next()?.parse().ok());
+    let peak_rss_mb = peak.map_or(0.0, |kib: f64| kib / 1024.0);
+    println!(
+        "{{\"reopen_ms\":{reopen_ms:.1},\"stored\":{stored},\"peak_rss_mb\":{peak_rss_mb:.1},\"bytes_full\":{}}}",
+        used(&at)
+    );
+}
+
+fn numbered(batch: &Commit, n: u64, next_block: &mut u64, stored: &mut u64, window: u64) -> Commit {
+    let mut commit = batch.clone();
+    for (block, row) in commit.blocks.iter_mut().zip(&mut commit.rows) {
+        (block.block, row.block) = (*next_block, *next_block);
+        *next_block += 1;
+    }
+    *stored += window;
+    finish(&mut commit, n, *stored, 0, *next_block);
+    commit
+}
+
+fn measure(folder: &Path, messages: u64, window: u64, kind: &str) {
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder).expect("a folder");
     let mut plain = File::create(folder.join("plain")).expect("a file");
@@ -27,42 +93,57 @@ fn main() {
 
     let commits = messages / window;
     let payload = (commits * window * BYTES as u64) as f64;
-    let begin = Instant::now();
-    for n in 0..commits.min(4_000) {
-        let bytes: Vec<&[u8]> = batches[n as usize % 8].blocks.iter().map(|b| &b.bytes[..]).collect();
-        plain.write_all(&bytes.concat()).expect("written");
-        plain.sync_data().expect("synced");
-    }
-    let plain_rate = (commits.min(4_000) * window) as f64 / begin.elapsed().as_secs_f64();
-    let _ = fs::remove_file(folder.join("plain"));
-
     let at = folder.join("store");
     let mut store = Store::open(&at, &options()).unwrap_or_else(|e| panic!("{e}")).store;
-    let before = written();
-    let begin = Instant::now();
+    let plain_batches: Vec<Vec<u8>> =
+        batches.iter().map(|b| b.blocks.iter().flat_map(|b| b.bytes.clone()).collect()).collect();
     let (mut next_block, mut stored, mut slowest) = (1, 0, 0.0f64);
-    for n in 0..commits {
-        let mut commit = batches[n as usize % 8].clone();
-        for (block, row) in commit.blocks.iter_mut().zip(&mut commit.rows) {
-            (block.block, row.block) = (next_block, next_block);
-            next_block += 1;
+    let (mut plain_time, mut store_time, mut plain_written) = (0.0, 0.0, 0.0);
+    let before = written();
+    // In turns, so that a machine that is slower for a while is slower for both.
+    for from in (0..commits).step_by(TURN as usize) {
+        let turn = from..(from + TURN).min(commits);
+        let (begin, plain_before) = (Instant::now(), written());
+        for n in turn.clone() {
+            plain.write_all(&plain_batches[n as usize % 8]).expect("written");
+            plain.sync_data().expect("synced");
         }
-        stored += window;
-        finish(&mut commit, n, stored, 0, next_block);
-        let one = Instant::now();
-        store.commit(&commit).expect("committed");
-        slowest = slowest.max(one.elapsed().as_secs_f64());
+        plain_time += begin.elapsed().as_secs_f64();
+        plain_written += written() - plain_before;
+        let begin = Instant::now();
+        for n in turn {
+            let commit = numbered(&batches[n as usize % 8], n, &mut next_block, &mut stored, window);
+            let one = Instant::now();
+            store.commit(&commit).expect("committed");
+            slowest = slowest.max(one.elapsed().as_secs_f64());
+        }
+        store_time += begin.elapsed().as_secs_f64();
     }
-    let store_rate = (commits * window) as f64 / begin.elapsed().as_secs_f64();
-    let per_byte = (written() - before) / payload;
+    let _ = fs::remove_file(folder.join("plain"));
+    let plain_rate = (commits * window) as f64 / plain_time;
+    let store_rate = (commits * window) as f64 / store_time;
+    let per_byte = (written() - before - plain_written) / payload;
     let full = used(&at);
     drop(store);
     let begin = Instant::now();
     let mut store = Store::open(&at, &options()).unwrap_or_else(|e| panic!("{e}")).store;
     let reopen_ms = begin.elapsed().as_secs_f64() * 1e3;
 
+    let drained = drain(&mut store, &at, commits, stored, next_block);
+    drop(store);
+    println!(
+        "{{\"window\":{window},\"kind\":\"{kind}\",\"store_msgs_per_s\":{store_rate:.0},\"plain_msgs_per_s\":{plain_rate:.0},\
+         \"ratio\":{:.2},\"written_per_byte\":{per_byte:.3},\"slowest_commit_ms\":{:.1},\"bytes_full\":{full},\
+         \"reopen_ms\":{reopen_ms:.1},{drained}}}",
+        store_rate / plain_rate,
+        slowest * 1e3,
+    );
+}
+
+/// Reads everything back, settles it, and lets the store give back what it took.
+fn drain(store: &mut Store, at: &Path, commits: u64, all: u64, next_block: u64) -> String {
     let begin = Instant::now();
-    let (mut from, mut n, mut drain_slowest) = (0, commits, 0.0f64);
+    let (mut from, mut n, mut stored, mut slowest) = (0, commits, all, 0.0f64);
     while let Some(block) =
         store.load(&LoadRequest { peek: false, queue: 1, ix: 0, from, to: next_block }).expect("read")
     {
@@ -78,15 +159,16 @@ fn main() {
         };
         let mut commit = Commit { rows: vec![row], ..Commit::default() };
         n += 1;
-        finish(&mut commit, n, stored, commits * window - stored, next_block);
+        finish(&mut commit, n, stored, all - stored, next_block);
         let one = Instant::now();
         store.commit(&commit).expect("committed");
-        drain_slowest = drain_slowest.max(one.elapsed().as_secs_f64());
-        if n % 16 == 0 {
+        slowest = slowest.max(one.elapsed().as_secs_f64());
+        if n.is_multiple_of(16) {
             store.sweep().expect("swept");
         }
     }
-    let drained = used(&at);
+    let rate = all as f64 / begin.elapsed().as_secs_f64();
+    let drained = used(at);
     let mut sweep_slowest = 0.0f64;
     loop {
         let one = Instant::now();
@@ -96,19 +178,13 @@ fn main() {
             break;
         }
     }
-    let drain_rate = (commits * window) as f64 / begin.elapsed().as_secs_f64();
-    drop(store);
-    let _ = Store::open(&at, &options()).unwrap_or_else(|e| panic!("{e}"));
-    println!(
-        "{{\"window\":{window},\"kind\":\"{kind}\",\"store_msgs_per_s\":{store_rate:.0},\"plain_msgs_per_s\":{plain_rate:.0},\
-         \"ratio\":{:.2},\"written_per_byte\":{per_byte:.3},\"slowest_commit_ms\":{:.1},\"bytes_full\":{full},\
-         \"reopen_ms\":{reopen_ms:.1},\"drain_msgs_per_s\":{drain_rate:.0},\"slowest_drain_commit_ms\":{:.1},\"slowest_sweep_ms\":{:.1},\"bytes_drained\":{drained},\"bytes_swept\":{}}}",
-        store_rate / plain_rate,
+    format!(
+        "\"drain_msgs_per_s\":{rate:.0},\"slowest_drain_commit_ms\":{:.1},\"slowest_sweep_ms\":{:.1},\
+         \"bytes_drained\":{drained},\"bytes_swept\":{}",
         slowest * 1e3,
-        drain_slowest * 1e3,
         sweep_slowest * 1e3,
-        used(&at)
-    );
+        used(at)
+    )
 }
 
 fn options() -> Options {

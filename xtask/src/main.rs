@@ -9,6 +9,7 @@ use argh::FromArgs;
 mod bench;
 mod cargo;
 mod control;
+mod crash;
 mod demo;
 mod device;
 mod interrupt;
@@ -27,6 +28,7 @@ struct Arguments {
 #[argh(subcommand)]
 enum Task {
     Bench(Bench),
+    Crash(Crash),
     Demo(Demo),
     New(New),
     Test(Test),
@@ -49,6 +51,21 @@ struct Bench {
     /// runs of each figure (default: 5); their median is the value
     #[argh(option, default = "5")]
     runs: usize,
+}
+
+/// cuts the power under the store, and kills the runtime under load, and looks for what was lost
+#[derive(FromArgs)]
+#[argh(subcommand, name = "crash")]
+struct Crash {
+    /// power cuts of a simulated disk under the real store (default: 10000)
+    #[argh(option, default = "10_000")]
+    cuts: u64,
+    /// kills of the real runtime, with -9 and under load (default: 0)
+    #[argh(option, default = "0")]
+    kills: u64,
+    /// first of the seeds (default: the clock's)
+    #[argh(option)]
+    seed: Option<u64>,
 }
 
 /// shows a device at work for half a minute: what flows, what is killed and comes back, and that nothing is lost
@@ -101,6 +118,7 @@ fn main() -> ExitCode {
         Task::Bench(Bench { only, json, profile, runs }) => {
             bench::run(&bench::Wanted { only: only.as_deref(), json, profile: &profile, runs })
         }
+        Task::Crash(Crash { cuts, kills, seed }) => crash::run(&crash::Wanted { cuts, kills, seed }),
         Task::Demo(Demo { keep }) => demo::run(keep),
         Task::Test(Test { quick, packages, allow_missing }) => {
             let allow_missing = allow_missing.split(',').map(|name| name.trim().to_owned()).collect();

@@ -24,6 +24,9 @@ pub struct Head {
     file: Arc<dyn DiskFile>,
 }
 
+/// Blocks of a segment with their places, and the block to go on with.
+pub type BlocksIn = (Vec<(u64, Place)>, Option<u64>);
+
 /// A record that the index lacks.
 pub struct Pending {
     pub number: u64,
@@ -267,12 +270,7 @@ impl Head {
     }
 
     /// Blocks in a segment, from a number on; looks at `looks` places and says where to go on.
-    pub fn blocks_in(
-        &self,
-        segment: u64,
-        from: u64,
-        looks: usize,
-    ) -> Result<(Vec<(u64, Place)>, Option<u64>), redb::Error> {
+    pub fn blocks_in(&self, segment: u64, from: u64, looks: usize) -> Result<BlocksIn, redb::Error> {
         let table = self.db.begin_read()?.open_table(PLACES)?;
         let mut found = Vec::new();
         for (look, row) in table.range(from..)?.enumerate() {

@@ -17,9 +17,20 @@ const LZ4: u8 = 1;
 /// A block that unpacks to more was not written by this program.
 const UNPACKED_MAX: usize = 16 * 1024 * 1024;
 
+/// A piece of a block, from its middle, that says whether it can be compressed at all: trying costs more than writing.
+const SAMPLE_BYTES: usize = 8 * 1024;
+
 /// Appends the block, compressed where that saves at least an eighth: telemetry is text, and flash is what wears out.
 pub fn compress_into(block: &[u8], out: &mut Vec<u8>) {
     let begin = out.len();
+    if block.len() > 4 * SAMPLE_BYTES {
+        let sample = &block[block.len() / 2..][..SAMPLE_BYTES];
+        if lz4_flex::block::compress(sample).len() >= SAMPLE_BYTES / 8 * 7 {
+            out.push(RAW);
+            out.extend_from_slice(block);
+            return;
+        }
+    }
     out.push(LZ4);
     out.extend_from_slice(&(block.len() as u32).to_le_bytes());
     let packed = out.len();
