@@ -1,5 +1,6 @@
 //! Measures the store alone, beside a plain file that is appended to and synced: `store_bench FOLDER MESSAGES WINDOW text|noise`.
-//! One JSON line. With `reopen` behind: opened after `kill -9`. Must never do anything that the storage thread would not do.
+//! One JSON line. With `leave` behind, one message of each block stays; with `reopen`, it is opened after `kill -9`.
+//! Must never do anything that the storage thread would not do.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -20,12 +21,13 @@ const TURN: u64 = 16;
 fn main() {
     let args: Vec<String> = std::env::args().collect();
     let [_, folder, messages, window, kind, rest @ ..] = &args[..] else {
-        panic!("FOLDER MESSAGES WINDOW text|noise [reopen|fill|open]")
+        panic!("FOLDER MESSAGES WINDOW text|noise [leave|reopen|fill|open]")
     };
     let (messages, window): (u64, u64) = (messages.parse().expect("a number"), window.parse().expect("a number"));
     let folder = Path::new(folder);
     match rest.first().map(String::as_str) {
-        None => measure(folder, messages, window, kind),
+        None => measure(folder, messages, window, kind, false),
+        Some("leave") => measure(folder, messages, window, kind, true),
         Some("reopen") => reopen(&args),
         Some("fill") => fill(folder, messages, window, kind),
         Some(_) => open(folder),
@@ -84,7 +86,7 @@ fn numbered(batch: &Commit, n: u64, next_block: &mut u64, stored: &mut u64, wind
     commit
 }
 
-fn measure(folder: &Path, messages: u64, window: u64, kind: &str) {
+fn measure(folder: &Path, messages: u64, window: u64, kind: &str, leave: bool) {
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder).expect("a folder");
     let mut plain = File::create(folder.join("plain")).expect("a file");
@@ -129,7 +131,7 @@ fn measure(folder: &Path, messages: u64, window: u64, kind: &str) {
     let mut store = Store::open(&at, &options()).unwrap_or_else(|e| panic!("{e}")).store;
     let reopen_ms = begin.elapsed().as_secs_f64() * 1e3;
 
-    let drained = drain(&mut store, &at, commits, stored, next_block);
+    let drained = drain(&mut store, &at, commits, stored, next_block, leave);
     drop(store);
     println!(
         "{{\"window\":{window},\"kind\":\"{kind}\",\"store_msgs_per_s\":{store_rate:.0},\"plain_msgs_per_s\":{plain_rate:.0},\
@@ -140,21 +142,25 @@ fn measure(folder: &Path, messages: u64, window: u64, kind: &str) {
     );
 }
 
-/// Reads everything back, settles it, and lets the store give back what it took.
-fn drain(store: &mut Store, at: &Path, commits: u64, all: u64, next_block: u64) -> String {
+/// Reads everything back, settles it (with `leave` all but one message of each block), and lets the store give back what
+/// it took.
+fn drain(store: &mut Store, at: &Path, commits: u64, all: u64, next_block: u64, leave: bool) -> String {
     let begin = Instant::now();
     let (mut from, mut n, mut stored, mut slowest) = (0, commits, all, 0.0f64);
     while let Some(block) =
         store.load(&LoadRequest { peek: false, queue: 1, ix: 0, from, to: next_block }).expect("read")
     {
         from = block.block + 1;
-        stored -= block.messages.len() as u64;
+        let left = u32::from(leave);
+        stored -= block.messages.len() as u64 - u64::from(left);
+        let mut bits = vec![u64::MAX; block.total.div_ceil(64) as usize];
+        bits[0] -= u64::from(left);
         let row = RowWrite {
             queue: 1,
             block: block.block,
             total: block.total,
-            settled: block.total,
-            bits: vec![u64::MAX; block.total.div_ceil(64) as usize],
+            settled: block.total - left,
+            bits,
             last_expiry: Age::NEVER,
         };
         let mut commit = Commit { rows: vec![row], ..Commit::default() };

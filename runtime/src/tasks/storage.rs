@@ -127,13 +127,14 @@ impl Thread {
         match job {
             Job::Commit(commit) => self.commit(&commit),
             Job::Load(request) => {
-                let result = self.store.as_mut().map_or(Err("the store is closed".to_owned()), |s| s.load(&request));
+                let store = self.store.as_mut();
+                let result = store.map_or(Err("the store is closed".to_owned()), |s| guarded(|| s.load(&request)));
                 self.close_after(&result);
                 self.send(Done::Loaded { request, result });
             }
             Job::DeadLetters { limit, answer } => {
                 let store = self.store.as_mut();
-                let result = store.map_or(Err("the store is closed".to_owned()), |s| s.dead_letters(limit));
+                let result = store.map_or(Err("the store is closed".to_owned()), |s| guarded(|| s.dead_letters(limit)));
                 let _ = answer.try_send(result);
             }
             Job::Sizes { answer } => {
@@ -144,7 +145,7 @@ impl Thread {
 
     fn commit(&mut self, commit: &Commit) {
         let result = match &mut self.store {
-            Some(open) => open.commit(commit),
+            Some(open) => guarded(|| open.commit(commit)),
             None => Err("it is closed after an earlier failure".to_owned()),
         };
         if let (Ok(wrote), Some(store)) = (&result, &self.store) {
@@ -162,7 +163,7 @@ impl Thread {
     /// One step; the next comes when no job waits.
     fn sweep(&mut self) {
         let Some(store) = &mut self.store else { return };
-        let result = store.sweep();
+        let result = guarded(|| store.sweep());
         self.acknowledged = store.acknowledged();
         self.sweeping = result == Ok(true);
         if let Err(reason) = &result {
@@ -189,4 +190,10 @@ impl Thread {
         // The other end only goes when the runtime ends.
         let _ = self.done.send_blocking(what);
     }
+}
+
+/// redb answers some broken pages with a panic. That closes the store, like any failure, and ends nothing else.
+fn guarded<R>(act: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
+    result.unwrap_or_else(|_| Err("its index is inconsistent; when skerry starts again it is made anew".to_owned()))
 }

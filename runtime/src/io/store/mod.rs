@@ -187,7 +187,9 @@ impl Store {
         let mut writer = record::Writer::new();
         for block in blocks {
             let rows = effects.rows.iter().filter(|row| row.block == block.block);
-            writer.block(block.block, &block.bytes, rows.map(|row| row.total).sum());
+            // What is settled of a block that is rewritten is not in it any more.
+            let targets = rows.map(|row| row.total.saturating_sub(row.settled)).sum();
+            writer.block(block.block, &block.bytes, targets);
         }
         let number = self.log.number() + 1;
         let (bytes, stored) = writer.finish(number, &effects);

@@ -180,11 +180,8 @@ impl World {
             self.model.apply(&commit);
             let _ = wrote;
         }
-        for _ in 0..1_000 {
-            if !store.sweep().expect("nothing fails any more") {
-                break;
-            }
-        }
+        let done = (0..1_000).any(|_| !store.sweep().expect("nothing fails any more"));
+        assert!(done, "the sweep comes to an end");
         assert_eq!(Picture::of(store).unwrap(), self.model.picture());
         let bytes = self.disk.bytes(|name| name.ends_with(".segment"));
         assert!(bytes < 40 * 1024, "{bytes} bytes are left of the log");

@@ -153,6 +153,27 @@ fn a_block_that_cannot_be_read_is_given_up_and_holds_up_nobody() {
 }
 
 #[test]
+fn one_old_message_in_each_block_gives_back_the_space_of_the_others() {
+    let disk = SimDisk::new(256 << 20);
+    let mut store = opened(&disk).store;
+    let (mut model, mut dice) = (Model::default(), Dice(3));
+    while disk.bytes(|name| name.ends_with(".segment")) < 3 << 20 {
+        let commit = Commit { expire: Vec::new(), ..model.next_commit(&mut dice, (u64::MAX, false)) };
+        store.commit(&commit).unwrap();
+        model.apply(&commit);
+    }
+    for commit in model.settle_all_but_one() {
+        store.commit(&commit).unwrap();
+        model.apply(&commit);
+    }
+    assert!((0..1_000).any(|_| !store.sweep().unwrap()), "the sweep comes to an end");
+    assert_eq!(Picture::of(&mut store).unwrap(), model.picture());
+    let needed = model.picture().bytes();
+    let bytes = disk.bytes(|name| name.ends_with(".segment"));
+    assert!(bytes < 4 * needed + 512 * 1024, "{bytes} bytes for {needed}");
+}
+
+#[test]
 fn a_full_disk_refuses_and_recovers_without_a_restart() {
     let (disk, mut model, mut store) = lived_in(7);
     let mut dice = Dice(7);

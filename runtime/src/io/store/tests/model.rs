@@ -49,6 +49,11 @@ impl Picture {
 }
 
 impl Picture {
+    /// Of the bodies.
+    pub fn bytes(&self) -> u64 {
+        self.open.values().map(|(_, length)| *length as u64).sum()
+    }
+
     /// Every message of `other` is here too, perhaps with some that it is done with.
     pub fn holds_messages_of(&self, other: &Picture) {
         let missing: Vec<_> = other.open.keys().filter(|key| !self.open.contains_key(key)).collect();
@@ -362,6 +367,15 @@ impl Model {
 
     /// Commits that settle everything, a few rows each.
     pub fn settle_all(&self) -> Vec<Commit> {
+        self.settle_but(0)
+    }
+
+    /// The same, with one message left of each row.
+    pub fn settle_all_but_one(&self) -> Vec<Commit> {
+        self.settle_but(1)
+    }
+
+    fn settle_but(&self, left: usize) -> Vec<Commit> {
         let mut commits = Vec::new();
         let mut ledgers = self.ledgers.clone();
         let keys: Vec<_> = self.rows.keys().copied().collect();
@@ -370,11 +384,15 @@ impl Model {
             for key in chunk {
                 let mut row = self.rows[key].clone();
                 let ledger = ledgers.entry(key.0).or_default();
-                ledger.delivered += row.open();
-                ledger.stored -= row.open();
-                row.messages.clone().iter().for_each(|m| row.set(m.0));
+                let before = row.open();
+                let open: Vec<u32> = row.messages.iter().map(|m| m.0).filter(|index| row.is_open(*index)).collect();
+                open.iter().skip(left).for_each(|index| row.set(*index));
+                let after = row.open();
+                ledger.delivered += before - after;
+                ledger.stored -= before - after;
+                let settled = row.total - after as u32;
                 let Row { bits, last_expiry, total, .. } = row;
-                commit.rows.push(RowWrite { queue: key.0, block: key.1, total, settled: total, bits, last_expiry });
+                commit.rows.push(RowWrite { queue: key.0, block: key.1, total, settled, bits, last_expiry });
             }
             commit.queues = ledgers
                 .iter()
