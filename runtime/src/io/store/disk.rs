@@ -39,23 +39,30 @@ pub trait DiskFile: Debug + Send + Sync {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    /// Locked for as long as it is open.
-    _lock: File,
+    /// Locked for as long as they are open: the folder, and the index, which is what an earlier release locks.
+    _locks: Vec<File>,
 }
 
 impl Folder {
-    /// An error of kind `ResourceBusy` if another process has it.
-    pub fn open(path: PathBuf) -> io::Result<Folder> {
-        let lock = File::open(&path)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Folder { path, _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::ResourceBusy.into()),
-            // A file system without locks: as good as one has it there.
-            Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => {
-                Ok(Folder { path, _lock: lock })
-            }
-            Err(fs::TryLockError::Error(error)) => Err(error),
+    /// An error of kind `ResourceBusy` if another process has it, or the file `index` in it.
+    pub fn open(path: PathBuf, index: &str) -> io::Result<Folder> {
+        let mut locks = vec![locked(File::open(&path)?)?];
+        match File::options().read(true).write(true).open(path.join(index)) {
+            Ok(index) => locks.push(locked(index)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
+        Ok(Folder { path, _locks: locks })
+    }
+}
+
+fn locked(file: File) -> io::Result<File> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::ResourceBusy.into()),
+        // A file system without locks: as good as one has it there.
+        Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(file),
+        Err(fs::TryLockError::Error(error)) => Err(error),
     }
 }
 

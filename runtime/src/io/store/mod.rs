@@ -277,13 +277,14 @@ impl Store {
         Ok(())
     }
 
-    /// The index catches up durably, and segments that nobody needs any more are removed.
+    /// The index catches up durably, and a segment that nobody needs any more is removed.
     fn checkpoint(&mut self) -> Result<(), Fault> {
         if self.durable.number != self.log.number() {
             self.catch_up(true)?;
         }
-        let gone: Vec<u64> = self.log.segments().map(|(number, _)| number).filter(|n| self.is_done(*n)).collect();
-        for segment in gone {
+        // One at a time: a file system takes its time for a long file, and a commit may wait behind this.
+        let gone = self.log.segments().map(|(number, _)| number).find(|number| self.is_done(*number));
+        if let Some(segment) = gone {
             self.log.remove(segment)?;
             self.stuck.remove(&segment);
         }

@@ -94,7 +94,7 @@ pub(super) fn open(folder: &Path, options: &Options, acknowledged: Option<u64>) 
     if is_volatile(folder).map_err(folder_error)? && !options.allow_volatile_state {
         return Err(OpenError::Volatile { folder: folder.to_owned() });
     }
-    let disk = Folder::open(folder.to_owned()).map_err(|error| match error.kind() {
+    let disk = Folder::open(folder.to_owned(), INDEX).map_err(|error| match error.kind() {
         io::ErrorKind::ResourceBusy => OpenError::InUse { path: folder.join(INDEX) },
         _ => folder_error(error),
     })?;

@@ -10,7 +10,7 @@ use crate::logic::block::{Block, BlockWriter};
 use crate::logic::hub::{BlockWrite, RowWrite};
 
 /// Bytes of blocks that one step reads and moves: what the thread is busy with while a commit waits.
-const STEP_BYTES: u64 = 1024 * 1024;
+const STEP_BYTES: u64 = 512 * 1024;
 /// Places that one step looks at.
 const STEP_LOOKS: usize = 16 * 1024;
 /// An index below this is not worth compacting, bytes.
@@ -51,6 +51,7 @@ impl Store {
         self.catch_up(false)?;
         if self.log.segments().any(|(number, _)| number < self.durable.at.segment && self.is_done(number)) {
             self.checkpoint()?;
+            return Ok(true);
         }
         let at = match self.sweep.at {
             Some(at) if self.segments.get(&at.0).is_some_and(|live| live.blocks > 0) => Some(at),

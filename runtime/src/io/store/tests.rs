@@ -88,6 +88,11 @@ fn one_folder_serves_one_runtime_and_must_be_writable_and_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     let _first = Store::open(folder.path(), &options()).unwrap();
     assert!(matches!(Store::open(folder.path(), &options()).err().unwrap(), OpenError::InUse { .. }));
+    // An earlier release locks the file alone.
+    let other = tempfile::tempdir().unwrap();
+    let earlier = std::fs::File::create(other.path().join("store.redb")).unwrap();
+    earlier.lock().unwrap();
+    assert!(matches!(Store::open(other.path(), &options()).err().unwrap(), OpenError::InUse { .. }));
     let file = folder.path().join("file");
     std::fs::write(&file, b"").unwrap();
     assert!(matches!(Store::open(&file.join("x"), &options()).err().unwrap(), OpenError::Folder { .. }));
