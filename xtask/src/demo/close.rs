@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::books::{self, Account};
-use super::{COME_BACK, Demo, MODULES, watch::Number};
+use super::{COME_BACK, Demo, watch::Number};
 
 impl Demo {
     /// No new readings; what is under way arrives.
@@ -41,7 +41,6 @@ impl Demo {
         let account = |(source, sent)| (source, books::account(&sent, self.seen.cloud.get(source), &self.kills));
         let accounts: [(&str, Account); 3] = sent.map(account);
         let unsummed = books::not_summed_up(&alerts, &self.seen.covers);
-        let out_of_order: usize = MODULES.iter().filter_map(|m| self.seen.cloud.get(*m)).map(|a| a.out_of_order).sum();
         let text = table(&self.view.bold("Ledger, by sequence number, at the cloud"), &accounts);
         self.view.table(&text);
         for (source, account) in &accounts {
@@ -53,7 +52,7 @@ impl Demo {
         self.claim(all(|a| a.lost.is_empty() && a.delivered > 0), "nothing is lost that its source was told is safe");
         self.claim(unsummed.is_empty(), "every alert is in a sum that reached the cloud");
         self.claim(all(|a| a.unexplained.is_empty()), "what came twice is marked as such, or has a kill behind it");
-        self.claim(out_of_order == 0, "each source's messages came in the order in which they were sent");
+        self.claim(self.seen.out_of_order() == 0, "each source's messages came in the order in which they were sent");
         Ok(())
     }
 

@@ -199,7 +199,7 @@ impl Demo {
         for line in ["status", "tap", "twin get filter", "logs sysinfo"] {
             text += &format!("  {binary} {line}\n");
         }
-        text += &format!("  kill -9 {}    # the runtime: then this ends too\n\n", self.device.pid().unwrap_or(0));
+        text.push('\n');
         self.view.table(&text);
         self.limit = None;
         self.pace = Duration::from_secs(10);

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use skerry_cloud::Command;
 
 use super::picture::Waiting;
@@ -11,12 +12,12 @@ use crate::device::{LOOK, lives};
 use crate::interrupt;
 
 /// Messages that wait before the runtime is killed, and how many more before the cloud is back.
-const BACKLOG: u64 = 70;
-const MORE: u64 = 40;
+const BACKLOG: u64 = 100;
+const MORE: u64 = 60;
 /// For so many to gather on a machine that is busy.
 const GATHER: Duration = Duration::from_secs(40);
-/// Acknowledgements a second for each identity: a slow line, so that one can watch the store drain.
-const SLOW_LINE: f64 = 40.0;
+/// Acknowledgements a second and identity: a slow line, so that one can watch the store drain.
+const SLOW_LINE: f64 = 20.0;
 
 impl Demo {
     pub fn cut_the_cloud(&mut self) -> Result<(), String> {
@@ -64,18 +65,21 @@ impl Demo {
         self.sky.tell(Command::Throttle { per_second: SLOW_LINE, identity: None })?;
         self.sky.tell(Command::Heal)?;
         let half = self.until("the store drains", GATHER, |demo| {
-            let waiting = Waiting::of(&demo.status);
-            !demo.status.is_null() && waiting.pending <= full.pending * 2 / 3
+            !demo.status.is_null() && Waiting::of(&demo.status).pending <= full.pending / 2
         })?;
         let now = Waiting::of(&self.status);
-        self.claim(half, &format!("it drains: {} waited, and {} still do", full.pending, now.pending));
+        self.claim(half, &format!("it drains: {} messages waited, and {} still do", full.pending, now.pending));
         self.kill_and_start()?;
+        self.ask();
+        let again = Waiting::of(&self.status);
+        self.view.say(&format!("{again}; of some of them only the cloud knows that they arrived: they are sent again"));
         let drained = self.until("the store drains", GATHER, |demo| {
             !demo.status.is_null() && Waiting::of(&demo.status).pending <= MODULES.len() as u64 * 4
         })?;
         self.sky.tell(Command::Throttle { per_second: 0.0, identity: None })?;
         self.pace = SLOW;
-        self.claim(drained, "it has drained: only what was measured a moment ago is under way");
+        let in_order = self.seen.out_of_order() == 0;
+        self.claim(drained && in_order, "it has drained, each source's messages in their order");
         Ok(())
     }
 
@@ -83,6 +87,11 @@ impl Demo {
         let pids = self.pids(&MODULES)?;
         let pid = self.device.pid().unwrap_or(0);
         self.view.say(&format!("kill -9 {pid} (the runtime)"));
+        // Asked at the last moment: what these have been told until now must not be lost.
+        for source in ["sysinfo", "window"] {
+            let said = self.device.call(source, "count", &Value::Null)?;
+            self.seen.promise(source, &said["payload"]);
+        }
         self.kills.push(now_ms());
         self.device.kill_9()?;
         let deadline = Instant::now() + COME_BACK;

@@ -10,9 +10,10 @@ use super::MODULES;
 use super::view::{Paint, View};
 use super::watch::{FIELDS, Seen};
 
-/// Columns of a body, and of what stands before it.
-const BODY_MAX: usize = 42;
-const TOPIC_MAX: usize = 20;
+/// Columns of a body.
+const BODY_MAX: usize = 44;
+/// What is for counting, and not for a reader: left out of what is shown.
+const NUMBERS: [&str; 6] = ["epoch", "seq", "safe", "device", "time_ms", "covers"];
 
 pub struct Picture<'a> {
     pub seen: &'a Seen,
@@ -53,13 +54,23 @@ impl fmt::Display for Waiting {
     }
 }
 
-/// Identity, end of the topic, and the beginning of the body.
+/// Identity, properties, the number, and the beginning of the body.
 pub fn message(message: &Telemetry) -> String {
-    let topic = message.topic.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default();
-    let output = message.output().map_or_else(|| topic.to_owned(), |output| format!("…/{output}"));
-    let identity = &message.identity;
-    let dup = if message.dup { "DUP " } else { "" };
-    format!("{identity:<20}{:<13}{dup}{}", short(&output, TOPIC_MAX), short(message.text().unwrap_or("?"), BODY_MAX))
+    let properties = message.properties.iter().filter(|(name, _)| !NUMBERS.contains(&name.as_str()));
+    let properties: Vec<String> =
+        properties.map(|(name, value)| format!("{name}={}", value.as_deref().unwrap_or_default())).collect();
+    let mut body = message.json().unwrap_or_default();
+    let seq = body["seq"].as_u64().unwrap_or(0);
+    if let Value::Object(map) = &mut body {
+        map.retain(|name, _| !NUMBERS.contains(&name.as_str()));
+    }
+    format!(
+        "{:<19}{}#{seq:<4}{:<18} {}",
+        message.identity,
+        if message.dup { "DUP " } else { "" },
+        properties.join("&"),
+        short(&body.to_string(), BODY_MAX)
+    )
 }
 
 fn short(text: &str, columns: usize) -> String {
@@ -88,7 +99,7 @@ impl Picture<'_> {
         text += &format!("  {:<12}{}\n", "window", self.window());
         text += &format!("  {:<12}{}\n\n", "store", Waiting::of(self.status));
         for latest in &self.seen.latest {
-            text += &format!("  {cyan}cloud <-{off} {dim}{}{off}\n", short(&message(latest), 68));
+            text += &format!("  {cyan}cloud <-{off} {dim}{}{off}\n", message(latest));
         }
         text
     }

@@ -51,9 +51,8 @@ sends also goes to the cloud under its identity, with numbers, so that the ledge
             there("sysinfo", READINGS) && there("filter", READINGS - 3) && there("window", 2)
         })?;
         for source in MODULES {
-            let last = self.seen.latest.iter().rev().find(|m| m.identity.ends_with(source)).map(|m| message(m));
-            if let Some(last) = last {
-                self.view.say(&format!("cloud <- {last}"));
+            if let Some(last) = self.seen.cloud.get(source).and_then(|arrived| arrived.last.as_deref()) {
+                self.view.say(&format!("cloud <- {}", message(last)));
             }
         }
         self.claim(flow, "readings, alerts and sums arrive in the cloud; with no threshold every reading is an alert");
@@ -67,17 +66,17 @@ sends also goes to the cloud under its identity, with numbers, so that the ledge
         let values = self.seen.since(0, field);
         let (low, high) = values.iter().fold((f64::MAX, f64::MIN), |(l, h), (_, v)| (l.min(*v), h.max(*v)));
         self.view.say(&format!(
-            "{} was between {} and {}; desired: {} {}",
+            "{} was between {} and {}; desired from now on: beyond {}",
             field_of.name,
             field_of.show(low),
             field_of.show(high),
-            json!({"threshold": threshold}),
-            if field == 0 { "" } else { "of free memory" }
+            field_of.show(threshold)
         ));
         let from = self.set_threshold(field, threshold)?;
         let reported = self.sky.reported("filter");
+        let shown = json!({"field": reported["field"], "threshold": reported["threshold"]});
         let same = reported["threshold"].as_f64() == Some(threshold);
-        self.claim(same, &format!("the filter reported to the cloud what it works with now: {reported}"));
+        self.claim(same, &format!("the filter reported to the cloud what it works with now: {shown}"));
         let rested = |demo: &Demo| demo.seen.since(from, field).len() >= READINGS;
         self.until("the new threshold takes effect", COME_BACK, rested)?;
         // What was taken a moment ago is still on its way.
@@ -87,7 +86,10 @@ sends also goes to the cloud under its identity, with numbers, so that the ledge
         self.until("the last of them", COME_BACK, |demo| beyond.iter().all(|n| has(demo, n)))?;
         let passed = judged.iter().filter(|(n, _)| has(self, n)).count();
         let wrong = judged.iter().filter(|(n, v)| has(self, n) != (*v > threshold)).count();
-        let text = format!("of {} readings since then {passed} came as alerts; {wrong} wrongly", judged.len());
+        let text = format!(
+            "of {} readings since then {passed} came to the cloud as alerts; {wrong} on the wrong side",
+            judged.len()
+        );
         self.claim(wrong == 0, &text);
         Ok(())
     }

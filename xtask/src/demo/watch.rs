@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::Duration;
@@ -58,6 +59,7 @@ pub struct Arrived {
     pub messages: usize,
     /// Numbers that came for the first time after a higher one.
     pub out_of_order: usize,
+    pub last: Option<Arc<Telemetry>>,
 }
 
 /// What an aggregate of the window stands for: so many alerts of a life, from one number to another.
@@ -81,7 +83,7 @@ pub struct Seen {
     pub covers: Vec<Cover>,
     pub recent: VecDeque<Number>,
     pub last_window: Option<Value>,
-    pub latest: VecDeque<std::sync::Arc<Telemetry>>,
+    pub latest: VecDeque<Arc<Telemetry>>,
 }
 
 impl Seen {
@@ -98,14 +100,14 @@ impl Seen {
     }
 
     /// A message that the cloud has stored.
-    pub fn arrive(&mut self, message: std::sync::Arc<Telemetry>) {
+    pub fn arrive(&mut self, message: Arc<Telemetry>) {
         let source = message.identity.rsplit('/').next().unwrap_or_default().to_owned();
         let body = message.json().unwrap_or_default();
         if let Some(number) = self.note(&source, &body) {
             if source == "window" {
                 self.covers.extend(body["covers"].as_array().into_iter().flatten().filter_map(Cover::read));
             }
-            self.cloud.entry(source).or_default().count(number, message.at_ms as i64, message.dup);
+            self.cloud.entry(source).or_default().count(number, &message);
         }
         self.latest.push_back(message);
         if self.latest.len() > LATEST_MAX {
@@ -154,17 +156,24 @@ impl Seen {
         self.cloud.get(source).map_or(0, |arrived| arrived.messages)
     }
 
+    pub fn out_of_order(&self) -> usize {
+        self.cloud.values().map(|arrived| arrived.out_of_order).sum()
+    }
+
+    /// Lives of the source of readings.
     pub fn lives(&self) -> usize {
         self.promised.get("sysinfo").map_or(0, BTreeMap::len)
     }
 }
 
 impl Arrived {
-    fn count(&mut self, number: Number, at_ms: i64, dup: bool) {
+    fn count(&mut self, number: Number, message: &Arc<Telemetry>) {
+        let at_ms = message.at_ms as i64;
         self.messages += 1;
+        self.last = Some(message.clone());
         let newest = self.numbers.keys().next_back().copied();
         if let Some(arrival) = self.numbers.get_mut(&number) {
-            arrival.again.push((at_ms, dup));
+            arrival.again.push((at_ms, message.dup));
             return;
         }
         self.out_of_order += usize::from(newest.is_some_and(|newest| newest > number));
