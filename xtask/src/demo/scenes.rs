@@ -106,7 +106,8 @@ sends also goes to the cloud under its identity, with numbers, so that the ledge
         let text =
             format!("of {all} readings since then {passed} came to the cloud as alerts; {wrong} on the wrong side");
         self.claim(wrong == 0, &text);
-        Ok((from, passed > 0 && passed < all))
+        // Until now all did.
+        Ok((from, passed < all))
     }
 
     pub fn call_a_method(&mut self) -> Result<(), String> {
@@ -169,12 +170,9 @@ sends also goes to the cloud under its identity, with numbers, so that the ledge
         if beyond * 5 >= recent.len() {
             return Ok(());
         }
-        let (field, threshold) = threshold::choose(&self.seen, lately);
-        let beyond = self.seen.since(lately, field).iter().any(|(_, v)| *v > threshold);
-        let threshold = if beyond { threshold } else { ALL_PASS };
-        let shown = if beyond { FIELDS[field].show(threshold) } else { "none".to_owned() };
-        self.view.say(&format!("hardly anything is beyond it any more; the threshold: {} {shown}", FIELDS[field].name));
-        self.set_threshold(field, threshold)?;
+        self.view
+            .say("hardly anything is beyond it any more; the cloud takes the threshold away, so that more is at stake");
+        self.set_threshold(self.field, ALL_PASS)?;
         self.watch("messages flow", Duration::from_secs(1))
     }
 
