@@ -99,11 +99,11 @@ struct Crash {
     seed: Option<u64>,
 }
 
-/// shows a device at work for half a minute: what flows, what is killed and comes back, and that nothing is lost
+/// shows a device and its cloud for half a minute: what arrives there, what is cut and killed, and that nothing is lost
 #[derive(FromArgs)]
 #[argh(subcommand, name = "demo")]
 struct Demo {
-    /// leave it running at the end
+    /// let device and cloud go on at the end, until Ctrl-C
     #[argh(switch)]
     keep: bool,
 }
