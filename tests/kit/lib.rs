@@ -11,7 +11,9 @@ mod sender;
 mod stream;
 
 pub use built::program;
-pub use cloud::{TESTER_TO_CLOUD, all_there, cloud, stored, tell, to_cloud, wait_connected, wait_stored};
+pub use cloud::{
+    TESTER_ONLINE, TESTER_TO_CLOUD, all_there, cloud, stored, tell, to_cloud, wait_connected, wait_stored,
+};
 pub use device::{Device, Instance, Ran, is_alive, numbered};
 pub use http::request;
 pub use image::{Image, c_program};

@@ -1,5 +1,5 @@
 //! A device of one's own: the real binary with a private folder, socket and modules, as a process that can be killed.
-//! Must never leave a process or a folder behind, whichever way its user ends, unless it is told to keep them.
+//! Must never leave a process or a folder behind, whichever way its user ends.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +21,8 @@ const STOP_WAIT: Duration = Duration::from_secs(15);
 pub const LOOK: Duration = Duration::from_millis(5);
 
 pub struct Device {
-    folder: Option<TempDir>,
+    /// Removed at the end.
+    _folder: TempDir,
     path: PathBuf,
     binary: PathBuf,
     child: Option<Child>,
@@ -44,7 +45,7 @@ impl Device {
             copied.map_err(|e| format!("{}: {e}", image.display()))?;
         }
         fs::write(path.join("config.toml"), config).map_err(fault)?;
-        Ok(Device { folder: Some(folder), path, binary: built.join("skerry"), child: None })
+        Ok(Device { _folder: folder, path, binary: built.join("skerry"), child: None })
     }
 
     pub fn path(&self) -> &Path {
@@ -112,10 +113,6 @@ impl Device {
         control::request(&self.socket(), "GET", path, None)
     }
 
-    pub fn set_twin(&self, module: &str, patch: &Value) -> Result<Value, String> {
-        control::request(&self.socket(), "PATCH", &format!("/modules/{module}/twin"), Some(patch))
-    }
-
     pub fn call(&self, module: &str, method: &str, payload: &Value) -> Result<Value, String> {
         control::request(&self.socket(), "POST", &format!("/modules/{module}/methods/{method}"), Some(payload))
     }
@@ -164,14 +161,6 @@ impl Device {
         let log = fs::read_to_string(self.path.join("skerry.log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(12)..].join("\n")
-    }
-
-    /// The folder and the process stay when this ends.
-    pub fn keep(mut self) {
-        if let Some(folder) = self.folder.take() {
-            let _ = folder.keep();
-        }
-        self.child = None;
     }
 }
 

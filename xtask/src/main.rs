@@ -11,6 +11,7 @@ mod bench;
 mod cargo;
 mod cloud;
 mod control;
+mod crash;
 mod demo;
 mod device;
 mod interrupt;
@@ -31,6 +32,7 @@ struct Arguments {
 enum Task {
     Bench(Bench),
     Cloud(Cloud),
+    Crash(Crash),
     Demo(Demo),
     New(New),
     Test(Test),
@@ -82,11 +84,26 @@ struct Cloud {
     stay: bool,
 }
 
-/// shows a device at work for half a minute: what flows, what is killed and comes back, and that nothing is lost
+/// cuts the power under the store, and kills the runtime under load, and looks for what was lost
+#[derive(FromArgs)]
+#[argh(subcommand, name = "crash")]
+struct Crash {
+    /// power cuts of a simulated disk under the real store (default: 10000)
+    #[argh(option, default = "10_000")]
+    cuts: u64,
+    /// kills of the real runtime, with -9 and under load (default: 0)
+    #[argh(option, default = "0")]
+    kills: u64,
+    /// first of the seeds (default: the clock's)
+    #[argh(option)]
+    seed: Option<u64>,
+}
+
+/// shows a device and its cloud for half a minute: what arrives there, what is cut and killed, and that nothing is lost
 #[derive(FromArgs)]
 #[argh(subcommand, name = "demo")]
 struct Demo {
-    /// leave it running at the end
+    /// let device and cloud go on at the end, until Ctrl-C
     #[argh(switch)]
     keep: bool,
 }
@@ -135,6 +152,7 @@ fn main() -> ExitCode {
         Task::Cloud(Cloud { device, module, listen, key, grace, json, stay }) => {
             cloud::run(cloud::Wanted { device, modules: module, listen, key, grace_s: grace, json, stay })
         }
+        Task::Crash(Crash { cuts, kills, seed }) => crash::run(&crash::Wanted { cuts, kills, seed }),
         Task::Demo(Demo { keep }) => demo::run(keep),
         Task::Test(Test { quick, packages, allow_missing }) => {
             let allow_missing = allow_missing.split(',').map(|name| name.trim().to_owned()).collect();

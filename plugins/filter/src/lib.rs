@@ -1,4 +1,4 @@
-//! Lets through what is beyond a threshold. The lesson: the smallest useful module.
+//! Lets through what is beyond a threshold, and reports what it works with. The lesson: the smallest useful module.
 //! Must never pass a message whose field it could not read; it refuses it instead.
 
 use serde::{Deserialize, Serialize};
@@ -33,13 +33,14 @@ pub struct Filter {
 impl Module for Filter {
     type Settings = Settings;
 
-    fn start(_: &Context, settings: Settings) -> Result<Filter> {
+    fn start(cx: &Context, settings: Settings) -> Result<Filter> {
+        report(cx, &settings)?;
         Ok(Filter { settings })
     }
 
-    fn settings(&mut self, _: &Context, new: Settings) -> Result {
+    fn settings(&mut self, cx: &Context, new: Settings) -> Result {
         self.settings = new;
-        Ok(())
+        report(cx, &self.settings)
     }
 
     fn message(&mut self, cx: &Context, _input: &str, mut message: Message) -> Result {
@@ -57,6 +58,11 @@ impl Module for Filter {
         }
         Ok(())
     }
+}
+
+/// So that whoever sets a threshold from far away sees when it is in force.
+fn report(cx: &Context, settings: &Settings) -> Result {
+    cx.twin().report(settings).map(drop)
 }
 
 export_module!(Filter);

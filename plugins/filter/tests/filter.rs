@@ -46,6 +46,7 @@ fn new_settings_hold_for_the_messages_behind_them() {
     harness.set_settings(json!({"threshold": 10}));
     harness.send("input1", reading(json!({"temperature": 20, "n": 2})));
     assert_eq!(harness.receive("alerts").json::<Value>().unwrap()["n"], 2);
+    assert_eq!(harness.wait_reported(|reported| reported["threshold"] == 10.0)["field"], "temperature");
 }
 
 #[test]

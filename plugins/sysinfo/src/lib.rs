@@ -10,7 +10,8 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use skerry_abi::{Context, Message, Module, Receipt, Result, export_module};
+use serde_json::{Value, json};
+use skerry_abi::{Answer, Context, Message, Module, Receipt, Result, export_module};
 
 #[derive(Deserialize, Serialize)]
 #[serde(default)]
@@ -61,6 +62,15 @@ impl Module for Sysinfo {
     fn settings(&mut self, _: &Context, new: Settings) -> Result {
         self.settings = new;
         Ok(())
+    }
+
+    /// `count`: how many measurements this instance has sent, and up to which all are safe.
+    fn method(&mut self, _: &Context, name: &str, _: Value) -> Result<Answer> {
+        if name != "count" {
+            return Ok(Answer::unknown(name));
+        }
+        self.take_receipts();
+        Ok(json!({"epoch": self.epoch, "sent": self.seq, "safe": self.safe}).into())
     }
 
     fn interval(&self) -> Option<Duration> {

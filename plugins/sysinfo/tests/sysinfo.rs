@@ -24,5 +24,8 @@ fn measurements_are_numbered_and_plausible() {
         assert_eq!(body["device"], "harness");
         assert!(body["safe"].as_u64() < Some(seq));
     }
+    let count = harness.method("count", Value::Null).payload;
+    assert!(count["epoch"] == epoch && count["sent"].as_u64() >= Some(3), "{count}");
+    assert!(count["safe"].as_u64() <= count["sent"].as_u64(), "{count}");
     harness.stop();
 }

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use skerry_abi::{Deferred, Message};
 
+use crate::numbers::Numbers;
+
 #[derive(Default)]
 pub struct Group {
     handles: Vec<Deferred>,
@@ -31,6 +33,10 @@ struct Covered {
 /// The body that is sent.
 #[derive(Serialize)]
 pub struct Aggregate<'a> {
+    epoch: u64,
+    seq: u64,
+    /// Aggregates up to this number are safe.
+    safe: u64,
     field: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     key: &'a str,
@@ -79,10 +85,13 @@ impl Group {
         }
     }
 
-    pub fn aggregate<'a>(&'a self, field: &'a str, key: &'a str) -> Aggregate<'a> {
+    pub fn aggregate<'a>(&'a self, numbers: &Numbers, field: &'a str, key: &'a str) -> Aggregate<'a> {
         let covers =
             self.covers.iter().map(|((source, epoch), covered)| Covers { source, epoch, covered: covered.clone() });
         Aggregate {
+            epoch: numbers.epoch(),
+            seq: numbers.sent() + 1,
+            safe: numbers.safe(),
             field,
             key,
             count: self.len(),

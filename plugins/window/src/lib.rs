@@ -3,14 +3,16 @@
 //! Must never complete a reading by itself.
 
 mod group;
+mod numbers;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use skerry_abi::{Context, Error, HANDLES_MAX, Message, Module, Result, SendError, export_module};
+use serde_json::{Value, json};
+use skerry_abi::{Answer, Context, Error, HANDLES_MAX, Message, Module, Result, SendError, export_module};
 
 use group::Group;
+use numbers::Numbers;
 
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(default)]
@@ -31,6 +33,7 @@ pub struct Window {
     settings: Settings,
     /// By key.
     groups: BTreeMap<String, Group>,
+    numbers: Numbers,
 }
 
 impl Module for Window {
@@ -38,7 +41,7 @@ impl Module for Window {
 
     fn start(_: &Context, settings: Settings) -> Result<Window> {
         check(&settings)?;
-        Ok(Window { settings, groups: BTreeMap::new() })
+        Ok(Window { settings, groups: BTreeMap::new(), numbers: Numbers::new() })
     }
 
     fn settings(&mut self, cx: &Context, new: Settings) -> Result {
@@ -69,6 +72,16 @@ impl Module for Window {
         if group.len() >= count { self.end(cx, &key) } else { Ok(()) }
     }
 
+    /// `count`: how many aggregates this instance has sent, and up to which all are safe.
+    fn method(&mut self, _: &Context, name: &str, _: Value) -> Result<Answer> {
+        if name != "count" {
+            return Ok(Answer::unknown(name));
+        }
+        let numbers = &mut self.numbers;
+        numbers.take_receipts();
+        Ok(json!({"epoch": numbers.epoch(), "sent": numbers.sent(), "safe": numbers.safe()}).into())
+    }
+
     fn interval(&self) -> Option<Duration> {
         (self.settings.seconds > 0.0).then(|| Duration::from_secs_f64(self.settings.seconds))
     }
@@ -87,9 +100,13 @@ impl Window {
     /// Sends the aggregate; the readings complete with it. Without credit they stay, and the next window begins later.
     fn end(&mut self, cx: &Context, key: &str) -> Result {
         let Some(group) = self.groups.get_mut(key) else { return Ok(()) };
-        let message = Message::from_json(&group.aggregate(&self.settings.field, key))?;
+        self.numbers.take_receipts();
+        let message = Message::from_json(&group.aggregate(&self.numbers, &self.settings.field, key))?;
         match cx.send_completing("aggregates", message, group.handles()) {
-            Ok(_) => drop(self.groups.remove(key)),
+            Ok(receipt) => {
+                self.numbers.took(receipt);
+                self.groups.remove(key);
+            }
             // They stay, and so does this reading: an error would deliver it again, and count it twice.
             Err(SendError::NoCredit) => {}
             Err(error) => log::error!("key={key:?} readings={} error={error}", group.len()),

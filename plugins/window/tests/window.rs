@@ -20,7 +20,11 @@ fn an_aggregate_says_what_it_covers() {
     }
     let other: Value = harness.receive("aggregates").json().unwrap();
     assert_eq!((&other["key"], &other["mean"]), (&json!("other"), &json!(1.0)));
-    let body: Value = harness.receive("aggregates").json().unwrap();
+    let mut body: Value = harness.receive("aggregates").json().unwrap();
+    // They are numbered, so that who gets them can tell that none is missing.
+    let numbers = ["epoch", "seq"].map(|name| body.as_object_mut().unwrap().remove(name));
+    assert_eq!(numbers, [Some(other["epoch"].clone()), Some(json!(2))]);
+    assert!(body.as_object_mut().unwrap().remove("safe").unwrap().as_u64() < Some(2));
     assert_eq!(
         body,
         json!({
@@ -51,6 +55,8 @@ fn readings_complete_when_their_aggregate_is_safe() {
     assert_eq!((harness.end_so_far(first), harness.end_so_far(second)), (None, None));
     harness.release(Outcome::Durable, "");
     assert_eq!((harness.end_of(first), harness.end_of(second)), (End::Done, End::Done));
+    let count = harness.method("count", Value::Null).payload;
+    assert_eq!((&count["sent"], &count["safe"]), (&json!(1), &json!(1)));
 }
 
 #[test]

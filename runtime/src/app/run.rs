@@ -9,7 +9,7 @@ use std::time::Duration;
 use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender, bounded};
 
-use super::config::{Config, Quota, TimeToLive};
+use super::config::{AtQuota, Config, Quota, TimeToLive};
 use super::{logger, signals};
 use crate::io::clock::{self, Clock, TimeFloor};
 use crate::io::crash_report::CrashReports;
@@ -90,15 +90,12 @@ async fn serve(
     mut signals: signals::Signals,
 ) -> Result<(), String> {
     let Start { config, routes, opened, options, floor, certain, dialler, images } = start;
-    let Opened { store, restored, clock: last_clock, moved_aside } = opened;
+    let Opened { mut store, restored, clock: last_clock, report } = opened;
     let board = Board::default();
-    *board.twins.borrow_mut() = twins(&store, &config)?;
-    *board.identities.borrow_mut() = made_identities(&store)?;
-    if let Some((path, reason)) = moved_aside {
-        board.warn(format!(
-            "the store could not be opened ({reason}); it was moved to {} and a new one made",
-            path.display()
-        ));
+    *board.twins.borrow_mut() = twins(&mut store, &config)?;
+    *board.identities.borrow_mut() = made_identities(&mut store)?;
+    if let Some(report) = report {
+        board.warn(report);
     }
     warn_at_start(&board, &config, &routes);
     let (jobs, dones, storage) = start_storage(store, &config, options)?;
@@ -258,6 +255,7 @@ fn hub_config(config: &Config) -> HubConfig {
         credit_messages: CREDIT_MESSAGES,
         credit_bytes: CREDIT_BYTES,
         refusals_max: REFUSALS_MAX,
+        evict: config.store.at_quota == AtQuota::Evict,
     }
 }
 
@@ -285,7 +283,7 @@ fn make_state_folder(config: &Config) -> Result<(), String> {
 }
 
 /// What was made in the hub's registry, by module.
-fn made_identities(store: &Store) -> Result<std::collections::BTreeMap<String, serde_json::Value>, String> {
+fn made_identities(store: &mut Store) -> Result<std::collections::BTreeMap<String, serde_json::Value>, String> {
     let documents = store.documents("identity/")?.into_iter();
     // One that can't be read is made again; that does no harm.
     Ok(documents
@@ -296,7 +294,7 @@ fn made_identities(store: &Store) -> Result<std::collections::BTreeMap<String, s
 }
 
 /// From the store; a module's configured settings are its desired properties until it has some.
-fn twins(store: &Store, config: &Config) -> Result<std::collections::BTreeMap<String, Twin>, String> {
+fn twins(store: &mut Store, config: &Config) -> Result<std::collections::BTreeMap<String, Twin>, String> {
     let mut twins = std::collections::BTreeMap::new();
     for (name, bytes) in store.documents("twin/")? {
         let module = name.trim_start_matches("twin/").to_owned();

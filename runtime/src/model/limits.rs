@@ -37,6 +37,8 @@ pub const METHODS_MAX: usize = 16;
 pub const DEFERRED_MAX: usize = 65_536;
 /// Uncompressed bytes of one block row. Larger rows amortise a commit better, but cost memory when read back.
 pub const BLOCK_BYTES: usize = 256 * 1024;
+/// Bytes that a message takes in a block beside its record, and again for each of its queues, at most.
+pub const MESSAGE_BLOCK_BYTES: u64 = 64;
 /// Uncompressed bytes of one commit: bounds the time until the next sender gets its answer.
 pub const COMMIT_BYTES: usize = 1024 * 1024;
 /// Memory one queue keeps of messages that lie on disk anyway, bytes.

@@ -193,12 +193,20 @@ impl Port {
                 });
             }
             Done::Loaded { request, result } => self.turn(|hub, now| match result {
-                Ok(block) => hub.handle_loaded(now, request, block),
+                Ok(block) => {
+                    if let Some(reason) = block.as_ref().and_then(|block| block.unreadable.as_ref()) {
+                        log::error!(
+                            "store read=failed reason={reason:?} action=\"its messages count as dead letters; check the disk\""
+                        );
+                    }
+                    hub.handle_loaded(now, request, block);
+                }
                 Err(reason) => {
                     log::error!("store read=failed reason={reason:?}");
                     hub.handle_load_failed(request, &reason);
                 }
             }),
+            Done::Room { room, full } => self.turn(|hub, now| hub.handle_room(now, room, full)),
             Done::Reopened => {
                 log::info!("store state=sound");
                 self.turn(|hub, _| hub.handle_reopened());

@@ -3,11 +3,11 @@
 use serde_json::json;
 use skerry_cloud::{Cloud, Command};
 use skerry_tests::{
-    Device, Image, TESTER_TO_CLOUD, all_there, cloud, numbered, tell, to_cloud, wait_connected, wait_for, wait_stored,
+    Device, Image, TESTER_ONLINE, all_there, cloud, numbered, tell, to_cloud, wait_connected, wait_for, wait_stored,
 };
 
 fn device(cloud: &Cloud) -> Device {
-    let mut device = Device::new(&to_cloud(cloud, "", TESTER_TO_CLOUD));
+    let mut device = Device::new(&to_cloud(cloud, "", TESTER_ONLINE));
     device.start();
     device
 }

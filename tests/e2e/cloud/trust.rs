@@ -2,7 +2,9 @@
 //! what is wrong and what to do, and nothing is lost.
 
 use skerry_cloud::{Cloud, Command, Options, Wrong};
-use skerry_tests::{Device, TESTER_TO_CLOUD, cloud, numbered, tell, to_cloud, wait_connected, wait_stored};
+use skerry_tests::{
+    Device, TESTER_ONLINE, TESTER_TO_CLOUD, cloud, numbered, tell, to_cloud, wait_connected, wait_stored,
+};
 
 const ID: &str = "d1/tester";
 
@@ -79,7 +81,7 @@ fn a_name_that_nobody_knows() {
 #[test]
 fn a_clock_in_1970() {
     let cloud = cloud(&["tester"]);
-    let mut device = Device::new(&to_cloud(&cloud, "", TESTER_TO_CLOUD));
+    let mut device = Device::new(&to_cloud(&cloud, "", TESTER_ONLINE));
     device.set_clock("1970-01-02 00:00:00");
     device.start();
     wait_connected(&cloud, ID);

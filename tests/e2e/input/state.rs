@@ -78,7 +78,10 @@ fn a_broken_store_is_moved_aside_and_told() {
     device.start();
     let warnings = device.status()["warnings"].to_string();
     assert!(warnings.contains("the store could not be opened") && warnings.contains("broken-1"), "{warnings}");
-    assert_eq!(fs::read(store.with_extension("broken-1")).unwrap(), b"no store at all".repeat(1000));
+    assert_eq!(fs::read(store.with_extension("redb.broken-1")).unwrap(), b"no store at all".repeat(1000));
+    // Only its index was: the message lies in the log, and came over.
+    assert!(warnings.contains("came over: 1 messages"), "{warnings}");
+    device.wait_count("later1", "pending", 1);
     // And it keeps what it is given from now on.
     assert_eq!(device.send("tester", "out", &numbered(2))["outcome"], "durable");
     assert_eq!(device.status()["state"]["store"]["state"], "sound");

@@ -25,6 +25,13 @@ one = 'FROM /messages/modules/tester/* INTO BrokeredEndpoint("/modules/ledger/in
 /// Messages of one round at most.
 const ROUND: u64 = 400;
 
+/// How often the runtime is killed in one test, and the number that decides when.
+fn kills(seed: u64) -> (u32, Random) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let count = number("SKERRY_KILLS").map_or(rounds(10, 3), |count| count as u32);
+    (count, Random::new(number("SKERRY_SEED").unwrap_or(0).wrapping_add(seed)))
+}
+
 /// Sends, and kills the runtime in the midst of it; `rounds` times. Returns what was acknowledged, in its order.
 fn kill_in_the_midst(device: &mut Device, random: &mut Random, rounds: u32) -> Vec<u64> {
     let (mut acknowledged, mut next) = (Vec::new(), 0);
@@ -42,6 +49,7 @@ fn kill_in_the_midst(device: &mut Device, random: &mut Random, rounds: u32) -> V
         let (safe, _) = sender.end();
         acknowledged.extend(safe);
     }
+    println!("kills={rounds} acknowledged={}", acknowledged.len());
     acknowledged
 }
 
@@ -66,7 +74,8 @@ fn nothing_is_missing(device: &Device, acknowledged: &[u64]) {
 #[test]
 fn what_was_acknowledged_survives_the_runtime() {
     let mut device = Device::new(DIRECT);
-    let acknowledged = kill_in_the_midst(&mut device, &mut Random::new(11), rounds(10, 3));
+    let (count, mut random) = kills(11);
+    let acknowledged = kill_in_the_midst(&mut device, &mut random, count);
     assert!(acknowledged.len() > 100, "this test tests nothing: {}", acknowledged.len());
     device.drop_in("ledger.so", &Image::scribe_named("ledger"));
     device.start();
@@ -77,7 +86,8 @@ fn what_was_acknowledged_survives_the_runtime() {
 fn and_through_a_chain_of_two() {
     let mut device = Device::new(CHAIN);
     device.drop_in("scribe.so", &Image::of("scribe"));
-    let acknowledged = kill_in_the_midst(&mut device, &mut Random::new(12), rounds(10, 3));
+    let (count, mut random) = kills(12);
+    let acknowledged = kill_in_the_midst(&mut device, &mut random, count);
     assert!(acknowledged.len() > 100, "this test tests nothing: {}", acknowledged.len());
     device.drop_in("ledger.so", &Image::scribe_named("ledger"));
     device.start();
@@ -89,7 +99,8 @@ fn also_while_they_are_delivered() {
     let mut device = Device::new(CHAIN);
     device.drop_in("scribe.so", &Image::of("scribe"));
     device.drop_in("ledger.so", &Image::scribe_named("ledger"));
-    let acknowledged = kill_in_the_midst(&mut device, &mut Random::new(13), rounds(10, 3));
+    let (count, mut random) = kills(13);
+    let acknowledged = kill_in_the_midst(&mut device, &mut random, count);
     assert!(acknowledged.len() > 100, "this test tests nothing: {}", acknowledged.len());
     device.start();
     nothing_is_missing(&device, &acknowledged);

@@ -5,6 +5,7 @@ mod figures;
 mod mosquitto;
 mod mqtt;
 mod ours;
+mod store;
 mod upstream;
 
 use std::path::PathBuf;
@@ -38,12 +39,14 @@ pub enum Better {
 /// A measurement: its name for `--only`, and what makes one or more figures of it.
 type Measurement = (&'static str, fn(&Setting) -> Result<Vec<Figure>, String>);
 
-const MEASUREMENTS: [Measurement; 7] = [
+const MEASUREMENTS: [Measurement; 9] = [
     ("hop_256", figures::hop_256),
     ("echo_256", figures::echo_256),
     ("idle_pss", figures::idle_pss),
     ("start_ms", figures::start_ms),
     ("idle_writes", figures::idle_writes),
+    ("store_256", store::store_256),
+    ("reopen_1gib", store::reopen_1gib),
     ("upstream_256", upstream::upstream_256),
     ("uplink_pss", upstream::uplink_pss),
 ];
@@ -51,6 +54,7 @@ const MEASUREMENTS: [Measurement; 7] = [
 /// What all measurements need.
 pub struct Setting {
     pub built: PathBuf,
+    pub profile: String,
     pub runs: usize,
 }
 
@@ -73,7 +77,7 @@ pub fn run(wanted: &Wanted<'_>) -> Result<bool, String> {
         return Err(format!("no figure begins with that name; there are {}", names.join(", ")));
     }
     let built = cargo::build(wanted.profile, &["skerry-runtime", "skerry-bench", "skerry-filter"])?;
-    let setting = Setting { built, runs: wanted.runs.max(1) };
+    let setting = Setting { built, profile: wanted.profile.to_owned(), runs: wanted.runs.max(1) };
     let mut all = true;
     for (name, measure) in chosen {
         interrupt::check()?;

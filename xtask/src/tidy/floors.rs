@@ -78,6 +78,7 @@ const CLOCK_HOMES: &[&str] = &[
     "abi/src/harness/",
     "abi/benches/",
     "plugins/",
+    "runtime/examples/store_bench.rs", // measures
     "xtask/",
 ];
 

@@ -1,36 +1,42 @@
-//! The store: one redb file, one writer. Carries out commits, reads blocks back, keeps small documents.
-//! Must never decide what is stored or for how long, and never say "done" before the sync.
+//! The store: a log of commits in segments, and redb as the index over it. Carries out commits with one sync each, reads
+//! blocks back, keeps small documents, gives space back. Must never decide what is stored or for how long, and never say
+//! "done" before the sync.
 
+mod disk;
+mod head;
+mod log;
 mod open;
+mod plan;
+mod record;
+mod room;
 mod rows;
+mod salvage;
+mod sweep;
+mod tables;
 
-use std::path::PathBuf;
-
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
 
 use crate::logic::block::Block;
-use crate::logic::hub::{
-    Commit, DeadLetter, ExpireRange, Expired, LoadRequest, LoadedBlock, LoadedMessage, Restored, RowWrite, Wrote,
-};
+use crate::logic::hub::{BlockWrite, Commit, DeadLetter, LoadRequest, LoadedBlock, LoadedMessage, RowWrite, Wrote};
 use crate::model::time::{Age, Mono, Wall};
+use disk::Disk;
+use head::{CaughtUp, Head, Pending};
+use log::Log;
 pub use open::{OpenError, Opened, Options};
+use record::Effects;
+use room::{Quota, Used};
+use rows::{Live, Place};
 
-/// Block number to a compressed block.
-const BLOCKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("blocks");
-/// (queue, block) to what of it is settled.
-const ROWS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("rows");
-/// Block number to how many rows name it.
-const REFS: TableDefinition<'_, u64, u32> = TableDefinition::new("refs");
-/// Queue number to endpoint, priority and ledger.
-const QUEUES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("queues");
-/// (queue, message) to refusals.
-const ATTEMPTS: TableDefinition<'_, (u32, u64), u16> = TableDefinition::new("attempts");
-/// (message, queue) to a dead letter.
-const DEAD: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("dead");
-/// Small documents by name: twins.
-const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("documents");
-/// Format version, counters, clocks.
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// The index catches up durably when the log is this far ahead: bounds what opening after a crash reads again.
+const CATCH_UP_BYTES: u64 = 4 * 1024 * 1024;
+/// Steps of a sweep that one commit waits for when room is made for the next.
+const STEPS_AT_ONCE: usize = 64;
+/// Rows in memory that the index lacks, bytes at a guess. More are applied, without a sync.
+const PENDING_BYTES: usize = 256 * 1024;
 
 /// The clocks at the last commit, to continue the age of the store from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,264 +48,340 @@ pub struct LastClock {
 }
 
 pub struct Store {
-    db: Database,
-    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    head: Head,
+    log: Log,
+    /// Records of the log that the index lacks.
+    pending: Vec<Pending>,
+    pending_bytes: usize,
+    /// Where a cut would leave the index.
+    durable: CaughtUp,
+    /// What of each segment is needed, as of the index.
+    segments: BTreeMap<u64, Live>,
+    /// As the last record has them.
+    counters: (u64, u64, LastClock),
     boot_id: String,
-    /// Bytes of all blocks, compressed.
-    live_bytes: u64,
-    quota_bytes: u64,
+    quota: Quota,
+    sweep: sweep::Sweep,
+    /// Segments with a block that can't be read.
+    stuck: BTreeSet<u64>,
+    /// Sticky: what failed after a commit had succeeded.
+    broken: Option<String>,
+}
+
+/// Why something failed: text for the operator.
+#[derive(Debug)]
+struct Fault(String);
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<redb::Error> for Fault {
+    fn from(error: redb::Error) -> Fault {
+        Fault(format!("index of the store: {error}"))
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Fault {
+        Fault(format!("log of the store: {error}"))
+    }
+}
+
+impl From<String> for Fault {
+    fn from(text: String) -> Fault {
+        Fault(text)
+    }
 }
 
 impl Store {
     /// Opens or makes the store in `folder`. See [`Options`].
-    pub fn open(folder: &std::path::Path, options: &Options) -> Result<Opened, OpenError> {
-        open::open(folder, options)
+    pub fn open(folder: &Path, options: &Options) -> Result<Opened, OpenError> {
+        open::open(folder, options, None)
     }
 
-    /// One transaction, one sync.
+    /// After a failure: what was under way then, and never acknowledged, is cut off. `acknowledged` is [`Store::acknowledged`].
+    pub fn reopen(folder: &Path, options: &Options, acknowledged: u64) -> Result<Opened, OpenError> {
+        open::open(folder, options, Some(acknowledged))
+    }
+
+    /// Number of the last commit that succeeded.
+    pub fn acknowledged(&self) -> u64 {
+        self.log.number()
+    }
+
+    /// One record, one sync. After an error the store must be opened again.
     pub fn commit(&mut self, commit: &Commit) -> Result<Wrote, String> {
-        let (live_bytes, expired) = self.try_commit(commit).map_err(|e| e.to_string())?;
-        self.live_bytes = live_bytes;
-        let full = self.live_bytes >= self.quota_bytes;
-        let full = full.then(|| format!("{} of {} bytes are in use", self.live_bytes, self.quota_bytes));
-        Ok(Wrote { full, expired })
+        self.try_commit(commit).map_err(|e| e.to_string())
     }
 
-    fn try_commit(&self, commit: &Commit) -> Result<(u64, Vec<Expired>), redb::Error> {
-        let txn = self.db.begin_write()?;
-        let mut live = self.live_bytes;
-        {
-            let mut blocks = txn.open_table(BLOCKS)?;
-            for block in &commit.blocks {
-                let value = rows::compress(&block.bytes);
-                live += value.len() as u64;
-                blocks.insert(block.block, value.as_slice())?;
-            }
+    fn try_commit(&mut self, commit: &Commit) -> Result<Wrote, Fault> {
+        if let Some(reason) = &self.broken {
+            return Err(Fault(reason.clone()));
         }
-        live = write_rows(&txn, &commit.rows, live)?;
-        {
-            let mut queues = txn.open_table(QUEUES)?;
-            for queue in &commit.queues {
-                queues.insert(queue.id, rows::encode_queue(queue).as_slice())?;
-            }
-        }
-        let mut expired = Vec::new();
-        for range in &commit.expire {
-            live = expire_rows(&txn, range, commit.now.age, live, &mut expired)?;
-        }
-        write_small(&txn, commit)?;
-        self.write_meta(&txn, commit, live)?;
-        txn.commit()?;
-        Ok((live, expired))
-    }
-
-    fn write_meta(&self, txn: &WriteTransaction, commit: &Commit, live: u64) -> Result<(), redb::Error> {
-        let mut meta = txn.open_table(META)?;
         let now = &commit.now;
         let clock = LastClock { age: now.age, mono: now.mono, wall: now.wall, boot_id: self.boot_id.clone() };
-        let counters = rows::Counters { next_seq: commit.next_seq, next_block: commit.next_block, live_bytes: live };
-        meta.insert("counters", counters.encode().as_slice())?;
-        meta.insert("clock", rows::encode_clock(&clock).as_slice())?;
+        self.counters = (commit.next_seq, commit.next_block, clock);
+        let mut effects = Effects {
+            rows: commit.rows.clone(),
+            queues: commit.queues.clone(),
+            attempts: commit.attempts.clone(),
+            dead: commit.dead.clone(),
+            documents: commit.documents.clone(),
+            ..Effects::default()
+        };
+        let mut wrote = Wrote::default();
+        if !commit.expire.is_empty() || !commit.evict.is_empty() {
+            self.catch_up(false)?;
+            plan::plan(self, commit, &mut effects, &mut wrote)?;
+        }
+        self.sweep.wanted |= effects.rows.iter().any(|row| row.settled > 0);
+        self.write(effects, &commit.blocks)?;
+        // The commit is safe from here on: what fails now fails the next one.
+        let after = if self.is_tight() { self.make_room(!wrote.evicted.is_empty()) } else { Ok(()) };
+        self.broken = after.err().map(|e| e.to_string()).or(self.broken.take());
+        (wrote.room, wrote.full) = self.room();
+        Ok(wrote)
+    }
+
+    /// What was settled may have emptied a segment. After an eviction also what is mostly empty is rewritten at once, since
+    /// senders wait for the room.
+    fn make_room(&mut self, thoroughly: bool) -> Result<(), Fault> {
+        self.checkpoint()?;
+        for _ in 0..STEPS_AT_ONCE {
+            if !thoroughly || !self.is_tight() || !self.sweep().map_err(Fault)? {
+                break;
+            }
+        }
         Ok(())
     }
 
-    /// The next block of a queue in a range, with the messages that the queue is not done with.
-    pub fn load(&self, request: &LoadRequest) -> Result<Option<LoadedBlock>, String> {
-        self.try_load(request)
+    /// How many bytes of new blocks find place, and why the store is full if it is.
+    pub fn room(&self) -> (u64, Option<String>) {
+        let used = self.used();
+        (self.quota.room(&used), self.quota.full(&used))
     }
 
-    fn try_load(&self, request: &LoadRequest) -> Result<Option<LoadedBlock>, String> {
-        let text = |e: redb::Error| e.to_string();
-        let txn = self.db.begin_read().map_err(|e| text(e.into()))?;
-        let table = txn.open_table(ROWS).map_err(|e| text(e.into()))?;
-        let range = (request.queue, request.from)..=(request.queue, request.to);
-        let mut found = table.range(range).map_err(|e| text(e.into()))?;
-        let Some(row) = found.next() else { return Ok(None) };
-        let (key, value) = row.map_err(|e| text(e.into()))?;
-        let (_, block) = key.value();
-        let row = rows::decode_row(request.queue, block, value.value()).ok_or("a row of the store is broken")?;
-        let blocks = txn.open_table(BLOCKS).map_err(|e| text(e.into()))?;
-        let value = blocks.get(block).map_err(|e| text(e.into()))?.ok_or("a block of the store is missing")?;
-        if request.peek {
-            let RowWrite { total, settled, bits, last_expiry, .. } = row;
-            return Ok(Some(LoadedBlock { block, total, settled, bits, last_expiry, messages: Vec::new() }));
+    fn used(&self) -> Used {
+        Used {
+            log: self.log.bytes(),
+            index: self.head.file_bytes(),
+            // A file system that does not say is left to its own errors.
+            free: self.disk.free_bytes().unwrap_or(u64::MAX),
         }
-        let bytes = rows::decompress(value.value())?;
-        let attempts = txn.open_table(ATTEMPTS).map_err(|e| text(e.into()))?;
+    }
+
+    fn is_tight(&self) -> bool {
+        self.quota.full(&self.used()).is_some()
+    }
+
+    /// Appends a record with these effects and blocks.
+    fn write(&mut self, mut effects: Effects, blocks: &[BlockWrite]) -> Result<(), Fault> {
+        let bytes: u64 = blocks.iter().map(|b| b.bytes.len() as u64).sum();
+        self.check_room(bytes)?;
+        let rolled = self.roll_if_due(bytes, &mut effects)?;
+        (effects.next_seq, effects.next_block, effects.clock) = self.counters.clone();
+        let mut writer = record::Writer::new();
+        for block in blocks {
+            let rows = effects.rows.iter().filter(|row| row.block == block.block);
+            // What is settled of a block that is rewritten is not in it any more.
+            let targets = rows.map(|row| row.total.saturating_sub(row.settled)).sum();
+            writer.block(block.block, &block.bytes, targets);
+        }
+        let number = self.log.number() + 1;
+        let (bytes, stored) = writer.finish(number, &effects);
+        effects.blocks = stored;
+        let payload_at = self.log.append(&bytes)?;
+        self.pending_bytes += bytes.len() - effects.blocks.iter().map(|b| b.length as usize).sum::<usize>();
+        self.pending.push(Pending { number, payload_at, end: self.log.end(), effects });
+        let after = if rolled || self.behind() >= CATCH_UP_BYTES {
+            self.checkpoint()
+        } else if self.pending_bytes > PENDING_BYTES {
+            self.catch_up(false)
+        } else {
+            Ok(())
+        };
+        self.broken = after.err().map(|e| e.to_string());
+        Ok(())
+    }
+
+    /// The hub asks for no more than there was room; but others write to the file system, too.
+    fn check_room(&self, bytes: u64) -> Result<(), Fault> {
+        let room = self.quota.last_room(&self.used());
+        if bytes > room {
+            return Err(Fault(format!("it is full: {bytes} bytes are to be written, and there is room for {room}")));
+        }
+        Ok(())
+    }
+
+    /// Bytes of the log that opening after a crash would read again; a segment is rolled long before two are involved.
+    fn behind(&self) -> u64 {
+        let end = self.log.end();
+        if end.segment == self.durable.at.segment { end.offset - self.durable.at.offset } else { CATCH_UP_BYTES }
+    }
+
+    /// Begins a segment when the last is full, with everything in it that only lies in older ones: so each segment can go
+    /// for itself, and what is left always tells the whole.
+    fn roll_if_due(&mut self, bytes: u64, effects: &mut Effects) -> Result<bool, Fault> {
+        let end = self.log.end();
+        let has_records = end.offset > log::SEGMENT_HEADER_BYTES;
+        let full = end.offset + bytes + room::RECORD_BYTES > self.quota.segment_bytes;
+        // With the reserve, small records get a segment of their own, which goes as soon as it is half full.
+        let spare = bytes == 0
+            && self.is_tight()
+            && (self.holds_blocks(end.segment) || end.offset > self.quota.segment_bytes / 2);
+        if !has_records || !(full || spare) {
+            return Ok(false);
+        }
+        self.begin_segment(effects)?;
+        Ok(true)
+    }
+
+    fn begin_segment(&mut self, effects: &mut Effects) -> Result<(), Fault> {
+        self.catch_up(false)?;
+        let known: BTreeSet<u32> = effects.queues.iter().map(|q| q.id).collect();
+        let queues = self.head.restore()?.0.queues;
+        effects.queues.extend(queues.into_iter().filter(|q| !known.contains(&q.id)));
+        let known: BTreeSet<String> = effects.documents.iter().map(|(name, _)| name.clone()).collect();
+        let documents = self.head.documents("")?.into_iter().filter(|(name, _)| !known.contains(name));
+        let documents: Vec<_> = documents.map(|(name, bytes)| (name, Some(bytes))).collect();
+        // More than that would eat up the space that it is to save.
+        if documents.iter().map(|(_, b)| b.as_ref().map_or(0, Vec::len) as u64).sum::<u64>()
+            < self.quota.segment_bytes / 8
+        {
+            effects.documents.extend(documents);
+        }
+        self.log.next_segment()?;
+        Ok(())
+    }
+
+    fn holds_blocks(&self, segment: u64) -> bool {
+        self.segments.get(&segment).is_some_and(|live| live.blocks > 0)
+            || self.pending.iter().any(|p| p.payload_at.segment == segment && !p.effects.blocks.is_empty())
+    }
+
+    /// The index learns what is pending.
+    fn catch_up(&mut self, durable: bool) -> Result<(), Fault> {
+        if self.pending.is_empty() && !durable {
+            return Ok(());
+        }
+        self.head.apply(&self.pending, &mut self.segments, durable)?;
+        self.pending = Vec::new();
+        self.pending_bytes = 0;
+        if durable {
+            self.durable = CaughtUp { number: self.log.number(), at: self.log.end() };
+        }
+        Ok(())
+    }
+
+    /// The index catches up durably, and a segment that nobody needs any more is removed.
+    fn checkpoint(&mut self) -> Result<(), Fault> {
+        if self.durable.number != self.log.number() {
+            self.catch_up(true)?;
+        }
+        // One at a time: a file system takes its time for a long file, and a commit may wait behind this.
+        let gone = self.log.segments().map(|(number, _)| number).find(|number| self.is_done(*number));
+        if let Some(segment) = gone {
+            self.log.remove(segment)?;
+            self.stuck.remove(&segment);
+        }
+        Ok(())
+    }
+
+    /// Neither its blocks nor its records are needed.
+    fn is_done(&self, segment: u64) -> bool {
+        segment < self.durable.at.segment && self.segments.get(&segment).is_none_or(|live| live.blocks == 0)
+    }
+
+    /// The next block of a queue in a range, with the messages that the queue is not done with.
+    pub fn load(&mut self, request: &LoadRequest) -> Result<Option<LoadedBlock>, String> {
+        self.try_load(request).map_err(|e| e.to_string())
+    }
+
+    fn try_load(&mut self, request: &LoadRequest) -> Result<Option<LoadedBlock>, Fault> {
+        self.catch_up(false)?;
+        let Some((block, row)) = self.head.first_row(request.queue, request.from, request.to)? else {
+            return Ok(None);
+        };
+        let Some(row) = row else {
+            let unreadable = Some(format!("the row of queue {} and block {block} is broken", request.queue));
+            return Ok(Some(LoadedBlock { block, unreadable, ..LoadedBlock::default() }));
+        };
+        let RowWrite { total, settled, bits, last_expiry, .. } = row.clone();
+        let mut loaded = LoadedBlock { block, total, settled, bits, last_expiry, ..LoadedBlock::default() };
+        if request.peek {
+            return Ok(Some(loaded));
+        }
+        match self.read_messages(&row) {
+            Ok(messages) => loaded.messages = messages,
+            Err(reason) => loaded.unreadable = Some(format!("block {block}: {reason}")),
+        }
+        Ok(Some(loaded))
+    }
+
+    fn read_messages(&self, row: &RowWrite) -> Result<Vec<LoadedMessage>, Fault> {
+        let place = self.head.place(row.block)?.ok_or_else(|| Fault("its place is not known".to_owned()))?;
+        // Once more, since a bus may hiccup; a block that can't be read twice is given up.
+        let bytes = self.read_block(row.block, &place).or_else(|_| self.read_block(row.block, &place))?;
+        let attempts = self.head.attempts(row.queue)?;
         let mut messages = Vec::new();
-        let mut fault = None;
         Block::parse(&bytes)?.for_each(|message| {
             let settled = row.bits.get(message.index as usize / 64).is_some_and(|w| w >> (message.index % 64) & 1 == 1);
-            let Some(expiry) = message.expiry(request.queue).filter(|_| !settled) else { return };
-            let refused = match attempts.get((request.queue, message.seq)) {
-                Ok(found) => found.map_or(0, |v| v.value()),
-                Err(error) => {
-                    fault = Some(error.to_string());
-                    0
-                }
-            };
+            let Some(expiry) = message.expiry(row.queue).filter(|_| !settled) else { return };
             messages.push(LoadedMessage {
                 index: message.index,
                 seq: message.seq,
                 source: message.source.clone(),
                 enqueued: message.enqueued,
                 expiry,
-                attempts: refused,
+                attempts: attempts.get(&message.seq).copied().unwrap_or(0),
                 record: message.record.into(),
             });
         })?;
-        if let Some(fault) = fault {
-            return Err(fault);
+        Ok(messages)
+    }
+
+    /// A block as it was before it was packed.
+    fn read_block(&self, block: u64, place: &Place) -> Result<Vec<u8>, Fault> {
+        if place.is_inline() {
+            let packed = self.head.inline_block(block)?.ok_or_else(|| Fault("it is missing".to_owned()))?;
+            return Ok(rows::decompress(&packed)?);
         }
-        let RowWrite { total, settled, bits, last_expiry, .. } = row;
-        Ok(Some(LoadedBlock { block, total, settled, bits, last_expiry, messages }))
+        let at = log::Position { segment: place.segment, offset: place.offset };
+        let packed = self.log.read(at, place.length as usize)?;
+        if crc32fast::hash(&packed) != place.crc {
+            return Err(Fault(format!("its checksum is wrong, in {}", log::name_of(place.segment))));
+        }
+        Ok(rows::decompress(&packed)?)
     }
 
     /// Documents whose name begins with `prefix`.
-    pub fn documents(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
-        let read = || -> Result<_, redb::Error> {
-            let table = self.db.begin_read()?.open_table(DOCUMENTS)?;
-            let mut found = Vec::new();
-            for row in table.range(prefix..)? {
-                let (name, value) = row?;
-                if !name.value().starts_with(prefix) {
-                    break;
-                }
-                found.push((name.value().to_owned(), value.value().to_vec()));
-            }
-            Ok(found)
-        };
-        read().map_err(|e| e.to_string())
+    pub fn documents(&mut self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+        self.catch_up(false).map_err(|e| e.to_string())?;
+        self.head.documents(prefix).map_err(|e| e.to_string())
     }
 
     /// All dead letters, oldest first, at most `limit`.
-    pub fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, String> {
-        let read = || -> Result<Vec<Option<DeadLetter>>, redb::Error> {
-            let table = self.db.begin_read()?.open_table(DEAD)?;
-            let mut found = Vec::new();
-            for row in table.iter()?.take(limit) {
-                let (key, value) = row?;
-                found.push(rows::decode_dead(key.value(), value.value()));
-            }
-            Ok(found)
-        };
-        let found = read().map_err(|e| e.to_string())?;
+    pub fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, String> {
+        self.catch_up(false).map_err(|e| e.to_string())?;
+        let found = self.head.dead_letters(limit).map_err(|e| e.to_string())?;
         found.into_iter().collect::<Option<_>>().ok_or_else(|| "a dead letter of the store is broken".to_owned())
     }
 
-    /// Length of the file, bytes of the blocks in it, and the quota.
+    /// Bytes of all files, bytes in them that are needed, and the quota.
     pub fn sizes(&self) -> (u64, u64, u64) {
-        let file = std::fs::metadata(&self.path).map_or(0, |m| m.len());
-        (file, self.live_bytes, self.quota_bytes)
+        let used = self.used();
+        let live = self.segments.values().map(|live| live.bytes).sum();
+        (used.log + used.index, live, self.quota.bytes)
     }
-}
 
-/// Rows of (queue, block); the last row of a block takes the block with it.
-fn write_rows(txn: &WriteTransaction, writes: &[RowWrite], mut live: u64) -> Result<u64, redb::Error> {
-    let mut table = txn.open_table(ROWS)?;
-    let mut refs = txn.open_table(REFS)?;
-    let mut blocks = txn.open_table(BLOCKS)?;
-    for row in writes {
-        let key = (row.queue, row.block);
-        if row.settled < row.total {
-            if table.insert(key, rows::encode_row(row).as_slice())?.is_none() {
-                let count = refs.get(row.block)?.map_or(0, |v| v.value());
-                refs.insert(row.block, count + 1)?;
-            }
-        } else if table.remove(key)?.is_some() {
-            let count = refs.get(row.block)?.map_or(0, |v| v.value());
-            if count > 1 {
-                refs.insert(row.block, count - 1)?;
-            } else {
-                refs.remove(row.block)?;
-                let gone = blocks.remove(row.block)?.map_or(0, |v| v.value().len() as u64);
-                live = live.saturating_sub(gone);
-            }
-        }
+    /// For a clean stop: the next opening has nothing to read again.
+    pub fn close(mut self) -> Result<(), String> {
+        self.checkpoint().map_err(|e| e.to_string())
     }
-    Ok(live)
-}
-
-/// Removes rows from the front of the range whose messages are all too old, and moves the queue's ledger.
-fn expire_rows(
-    txn: &WriteTransaction,
-    range: &ExpireRange,
-    age: Age,
-    live: u64,
-    expired: &mut Vec<Expired>,
-) -> Result<u64, redb::Error> {
-    let mut old = Vec::new();
-    let mut messages = 0;
-    for row in txn.open_table(ROWS)?.range((range.queue, range.from)..=(range.queue, range.to))? {
-        let (key, value) = row?;
-        let Some(row) = rows::decode_row(range.queue, key.value().1, value.value()) else { break };
-        if row.last_expiry > age {
-            break;
-        }
-        messages += u64::from(row.total - row.settled);
-        old.push(RowWrite { settled: row.total, ..row });
-    }
-    let Some(last) = old.last() else { return Ok(live) };
-    expired.push(Expired { queue: range.queue, messages, through: last.block });
-    let mut queues = txn.open_table(QUEUES)?;
-    let queue = queues.get(range.queue)?.and_then(|v| rows::decode_queue(range.queue, v.value()));
-    if let Some(mut queue) = queue {
-        queue.ledger.expired += messages;
-        queue.ledger.stored -= messages;
-        queues.insert(range.queue, rows::encode_queue(&queue).as_slice())?;
-    }
-    write_rows(txn, &old, live)
-}
-
-fn write_small(txn: &WriteTransaction, commit: &Commit) -> Result<(), redb::Error> {
-    if !commit.attempts.is_empty() {
-        let mut table = txn.open_table(ATTEMPTS)?;
-        for (queue, seq, count) in &commit.attempts {
-            if *count == 0 {
-                table.remove((*queue, *seq))?;
-            } else {
-                table.insert((*queue, *seq), *count)?;
-            }
-        }
-    }
-    if !commit.dead.is_empty() {
-        let mut table = txn.open_table(DEAD)?;
-        for letter in &commit.dead {
-            table.insert((letter.seq, letter.queue), rows::encode_dead(letter).as_slice())?;
-        }
-    }
-    if !commit.documents.is_empty() {
-        let mut table = txn.open_table(DOCUMENTS)?;
-        for (name, bytes) in &commit.documents {
-            match bytes {
-                Some(bytes) => table.insert(name.as_str(), bytes.as_slice())?,
-                None => table.remove(name.as_str())?,
-            };
-        }
-    }
-    Ok(())
-}
-
-/// What the hub and the clock continue from.
-fn restore(db: &Database) -> Result<(Restored, LastClock, u64), String> {
-    let read = || -> Result<_, redb::Error> {
-        let txn = db.begin_read()?;
-        let mut queues = Vec::new();
-        for row in txn.open_table(QUEUES)?.iter()? {
-            let (id, value) = row?;
-            queues.push(rows::decode_queue(id.value(), value.value()));
-        }
-        let meta = txn.open_table(META)?;
-        let counters = meta.get("counters")?.map(|v| rows::Counters::decode(v.value()));
-        let clock = meta.get("clock")?.map(|v| rows::decode_clock(v.value()));
-        Ok((queues, counters, clock))
-    };
-    let (queues, counters, clock) = read().map_err(|e| e.to_string())?;
-    let queues = queues.into_iter().collect::<Option<Vec<_>>>().ok_or("a queue of the store is broken")?;
-    let counters = counters.unwrap_or(Some(rows::Counters::default())).ok_or("the counters of the store are broken")?;
-    let clock = clock.unwrap_or(Some(LastClock::default())).ok_or("the clock of the store is broken")?;
-    let restored = Restored { next_seq: counters.next_seq, next_block: counters.next_block, queues };
-    Ok((restored, clock, counters.live_bytes))
 }
 
 #[cfg(test)]

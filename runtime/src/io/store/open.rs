@@ -1,26 +1,31 @@
-//! Opening and making the store. A store that can't be opened is moved aside, never overwritten; one of a newer
-//! format is left alone. Must never fall back to memory.
+//! Opening and making the store. What can't be opened is moved aside and salvaged, never overwritten; a store of a newer
+//! format is left alone, an older one migrated. Must never fall back to memory.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use redb::{Builder, Database, DatabaseError, ReadableDatabase};
+use redb::DatabaseError;
 
-use super::{BLOCKS, DEAD, DOCUMENTS, LastClock, META, QUEUES, REFS, ROWS, Store, restore};
+use super::disk::{Disk, Folder};
+use super::head::{CaughtUp, Head, Pending};
+use super::log::{Found, Log, Replayed};
+use super::room::{Quota, Used};
+use super::rows::Live;
+use super::tables::FORMAT;
+use super::{Fault, LastClock, PENDING_BYTES, Store, salvage, sweep};
 use crate::logic::hub::Restored;
 
-/// The format that this program writes.
-const FORMAT: u32 = 1;
-const FILE: &str = "store.redb";
-/// Beside the store, its format once more as text: redb writes to a file as soon as it opens it, and a newer store is
-/// to be left alone to the byte.
+/// The index. The first format had everything in it.
+const INDEX: &str = "store.redb";
+pub(super) const INDEX_NEW: &str = "store.redb.new";
 const FORMAT_FILE: &str = "store.format";
-/// redb's page cache, bytes. Blocks are read once and written once, so it need hold little more than the branches.
-const CACHE_BYTES: usize = 1024 * 1024;
-/// The default quota: this, or a quarter of what is free on the file system if that is less.
-const QUOTA_BYTES: u64 = 1 << 30;
+const FORMAT_FILE_NEW: &str = "store.format.new";
+const PROBE: &str = ".skerry-probe";
 
 /// How to open it.
 #[derive(Clone, Debug)]
@@ -36,8 +41,8 @@ pub struct Opened {
     pub store: Store,
     pub restored: Restored,
     pub clock: LastClock,
-    /// Where a store that could not be opened was moved to, and why.
-    pub moved_aside: Option<(PathBuf, String)>,
+    /// What was wrong with it, where it is now, and what came over: a sentence for the operator.
+    pub report: Option<String>,
 }
 
 /// One sentence each: what, where, and what to do.
@@ -83,137 +88,223 @@ impl fmt::Display for OpenError {
     }
 }
 
-pub(super) fn open(folder: &Path, options: &Options) -> Result<Opened, OpenError> {
+pub(super) fn open(folder: &Path, options: &Options, acknowledged: Option<u64>) -> Result<Opened, OpenError> {
     let folder_error = |error| OpenError::Folder { folder: folder.to_owned(), error };
     fs::create_dir_all(folder).map_err(folder_error)?;
     if is_volatile(folder).map_err(folder_error)? && !options.allow_volatile_state {
         return Err(OpenError::Volatile { folder: folder.to_owned() });
     }
-    let probe = tempfile_in(folder).map_err(folder_error)?;
-    fs::remove_file(probe).map_err(folder_error)?;
-    let path = folder.join(FILE);
-    let mut moved_aside = None;
-    if path.exists() {
-        match open_existing(&path) {
-            Ok(db) => return opened(db, path, options, None),
-            Err(Fault::Refuse(error)) => return Err(error),
-            Err(Fault::Broken(reason)) => moved_aside = Some((move_aside(&path)?, reason)),
-        }
-    }
-    let db = create(&path).map_err(|error| OpenError::Failed { path: path.clone(), error })?;
-    opened(db, path, options, moved_aside)
+    let disk = Folder::open(folder.to_owned(), INDEX).map_err(|error| match error.kind() {
+        io::ErrorKind::ResourceBusy => OpenError::InUse { path: folder.join(INDEX) },
+        _ => folder_error(error),
+    })?;
+    open_on(Arc::new(disk), folder, options, acknowledged)
 }
 
-fn opened(
-    db: Database,
-    path: PathBuf,
+/// The same on any disk; `folder` is only for words.
+pub(super) fn open_on(
+    disk: Arc<dyn Disk>,
+    folder: &Path,
     options: &Options,
-    moved_aside: Option<(PathBuf, String)>,
+    acknowledged: Option<u64>,
 ) -> Result<Opened, OpenError> {
-    let failed = |error| OpenError::Failed { path: path.clone(), error };
-    let (restored, clock, live_bytes) = restore(&db).map_err(failed)?;
-    let quota_bytes = match options.quota_bytes {
-        Some(bytes) => bytes,
-        None => default_quota(&path, live_bytes)
-            .map_err(|e| OpenError::Failed { path: path.clone(), error: e.to_string() })?,
+    let failed = |error: String| OpenError::Failed { path: folder.join(INDEX), error };
+    let text = |error: io::Error| failed(error.to_string());
+    if let Some(found) = stated_format(disk.as_ref()).filter(|found| *found > FORMAT) {
+        return Err(OpenError::Newer { path: folder.join(INDEX), found });
+    }
+    disk.create(PROBE)
+        .and_then(|_| disk.remove(PROBE))
+        .map_err(|error| OpenError::Folder { folder: folder.to_owned(), error })?;
+    let names = disk.names().map_err(text)?;
+    let mut report = None;
+    let head = if names.iter().any(|name| name == INDEX) {
+        match existing(&disk) {
+            Ok(head) => head,
+            Err(Trouble::Newer(found)) => return Err(OpenError::Newer { path: folder.join(INDEX), found }),
+            Err(Trouble::Failed(error)) => return Err(failed(error)),
+            Err(Trouble::Broken(reason)) => {
+                let aside = move_aside(disk.as_ref(), &names).map_err(text)?;
+                let made = salvage::salvage(&disk, Some(&aside)).map_err(|e| failed(e.to_string()))?;
+                report = Some(format!(
+                    "the store could not be opened ({reason}); its index was moved to {}, and {made}",
+                    folder.join(aside).display()
+                ));
+                open_index(&disk).map_err(|e| failed(e.to_string()))?
+            }
+        }
+    } else if names.iter().any(|name| name.ends_with(".segment")) {
+        let made = salvage::salvage(&disk, None).map_err(|e| failed(e.to_string()))?;
+        report = Some(format!("the index of the store in {} was missing; {made}", folder.display()));
+        open_index(&disk).map_err(|e| failed(e.to_string()))?
+    } else {
+        create(&disk).map_err(|e| failed(e.to_string()))?
     };
-    let store = Store { db, path: path.clone(), boot_id: options.boot_id.clone(), live_bytes, quota_bytes };
-    Ok(Opened { store, restored, clock, moved_aside })
+    let opened = attach(Arc::clone(&disk), head, options, acknowledged);
+    match opened {
+        Ok((opened, None)) => Ok(Opened { report, ..opened }),
+        Ok((opened, Some(damage))) => {
+            drop(opened);
+            let made = salvage::in_place(&disk).map_err(|e| failed(e.to_string()))?;
+            let head = open_index(&disk).map_err(|e| failed(e.to_string()))?;
+            let (opened, _) = attach(disk, head, options, None).map_err(|e| failed(e.to_string()))?;
+            Ok(Opened {
+                report: Some(format!("the log of the store in {} {damage}; {made}", folder.display())),
+                ..opened
+            })
+        }
+        Err(error) => Err(failed(error.to_string())),
+    }
 }
 
-enum Fault {
-    /// Leave it alone.
-    Refuse(OpenError),
-    /// Not to be read by anybody.
+/// Reads what the index lacks from the log.
+fn attach(
+    disk: Arc<dyn Disk>,
+    head: Head,
+    options: &Options,
+    acknowledged: Option<u64>,
+) -> Result<(Opened, Option<String>), Fault> {
+    let durable = head.caught_up()?.ok_or_else(|| Fault("its place in the log is not known".to_owned()))?;
+    let mut log = Log::open(Arc::clone(&disk), durable.number)?;
+    let mut segments = head.segments()?;
+    let replayed = replay(&mut log, &head, &mut segments, durable, acknowledged)?;
+    let (mut restored, clock) = head.restore()?;
+    let used = Used { log: log.bytes(), index: head.file_bytes(), free: disk.free_bytes().unwrap_or(u64::MAX) };
+    let quota = options.quota_bytes.unwrap_or_else(|| Quota::auto(used.free, used.log + used.index));
+    let mut store = Store {
+        disk,
+        head,
+        durable,
+        segments,
+        pending: Vec::new(),
+        pending_bytes: 0,
+        counters: (restored.next_seq, restored.next_block, clock.clone()),
+        boot_id: options.boot_id.clone(),
+        quota: Quota::new(quota),
+        sweep: sweep::Sweep::new(),
+        stuck: BTreeSet::new(),
+        broken: None,
+        log,
+    };
+    if store.log.number() != durable.number || store.log.end() != durable.at {
+        store.catch_up(true)?;
+    }
+    store.checkpoint()?;
+    (restored.room, restored.full) = store.room();
+    let damage = (replayed.missing > 0).then(|| format!("has a hole of {} commits", replayed.missing));
+    Ok((Opened { store, restored, clock, report: None }, damage))
+}
+
+/// In batches, so that memory does not grow with what there is to read.
+pub(super) fn replay(
+    log: &mut Log,
+    head: &Head,
+    segments: &mut BTreeMap<u64, Live>,
+    from: CaughtUp,
+    acknowledged: Option<u64>,
+) -> Result<Replayed, Fault> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    let replayed = log.replay(from.at, acknowledged, |found, effects| {
+        bytes += found.payload.len() - effects.blocks.iter().map(|b| b.length as usize).sum::<usize>();
+        let Found { number, payload_at, end, .. } = found;
+        batch.push(Pending { number, payload_at, end, effects });
+        if bytes > PENDING_BYTES {
+            head.apply(&batch, segments, false)?;
+            batch.clear();
+            bytes = 0;
+        }
+        Ok::<(), Fault>(())
+    })?;
+    if !batch.is_empty() {
+        head.apply(&batch, segments, false)?;
+    }
+    Ok(replayed)
+}
+
+enum Trouble {
+    Newer(u32),
+    /// Perhaps another time.
+    Failed(String),
     Broken(String),
 }
 
-fn open_existing(path: &Path) -> Result<Database, Fault> {
-    let stated = fs::read_to_string(path.with_file_name(FORMAT_FILE)).ok().and_then(|t| t.trim().parse::<u32>().ok());
-    if let Some(found) = stated.filter(|found| *found > FORMAT) {
-        return Err(Fault::Refuse(OpenError::Newer { path: path.to_owned(), found }));
-    }
-    let db = match builder().open(path) {
-        Ok(db) => db,
-        Err(DatabaseError::DatabaseAlreadyOpen) => {
-            return Err(Fault::Refuse(OpenError::InUse { path: path.to_owned() }));
-        }
-        Err(DatabaseError::Storage(redb::StorageError::Io(error)))
+/// redb checks what it reads with assertions, too, so a broken file may end in a panic; that counts as broken.
+fn existing(disk: &Arc<dyn Disk>) -> Result<Head, Trouble> {
+    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| open_index(disk)));
+    let head = opened.map_err(|_| Trouble::Broken("it is inconsistent".to_owned()))?.map_err(|error| match error {
+        DatabaseError::Storage(redb::StorageError::Io(error))
             if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
         {
-            return Err(Fault::Refuse(OpenError::Failed { path: path.to_owned(), error: error.to_string() }));
+            Trouble::Failed(error.to_string())
         }
-        Err(error) => return Err(Fault::Broken(error.to_string())),
-    };
-    match format_of(&db) {
-        Ok(Some(FORMAT)) => {}
-        Ok(Some(found)) if found > FORMAT => {
-            return Err(Fault::Refuse(OpenError::Newer { path: path.to_owned(), found }));
+        error => Trouble::Broken(error.to_string()),
+    })?;
+    let broken = |error: redb::Error| Trouble::Broken(error.to_string());
+    match head.format().map_err(broken)? {
+        Some(FORMAT) => {}
+        Some(found) if found > FORMAT => return Err(Trouble::Newer(found)),
+        Some(1) => {
+            head.restore().map_err(Trouble::Broken)?;
+            // The text first: an older program is to leave a store alone that it half knows.
+            write_format(disk.as_ref()).map_err(|e| Trouble::Failed(e.to_string()))?;
+            head.migrate(Log::beginning()).map_err(broken)?;
         }
-        Ok(other) => return Err(Fault::Broken(format!("its format version is {other:?}"))),
-        Err(error) => return Err(Fault::Broken(error.to_string())),
+        other => return Err(Trouble::Broken(format!("its format version is {other:?}"))),
     }
-    restore(&db).map_err(Fault::Broken)?;
-    Ok(db)
+    head.restore().map_err(Trouble::Broken)?;
+    Ok(head)
 }
 
-fn format_of(db: &Database) -> Result<Option<u32>, redb::Error> {
-    let meta = db.begin_read()?.open_table(META)?;
-    let found = meta.get("format")?.and_then(|v| Some(u32::from_le_bytes(v.value().try_into().ok()?)));
-    Ok(found)
+fn open_index(disk: &Arc<dyn Disk>) -> Result<Head, DatabaseError> {
+    Head::open(disk.open(INDEX).map_err(|e| DatabaseError::Storage(e.into()))?)
+}
+
+fn create(disk: &Arc<dyn Disk>) -> Result<Head, Fault> {
+    make_index(disk, Log::beginning(), |_| Ok(()))?;
+    open_index(disk).map_err(|e| Fault(e.to_string()))
 }
 
 /// Under a temporary name, synced, renamed, folder synced: a cut in between leaves no half-made store.
-fn create(path: &Path) -> Result<Database, String> {
-    let text = |e: &dyn fmt::Display| e.to_string();
-    let temporary = path.with_extension("new");
-    let _ = fs::remove_file(&temporary);
-    {
-        let db = builder().create(&temporary).map_err(|e| text(&e))?;
-        let make = || -> Result<(), redb::Error> {
-            let txn = db.begin_write()?;
-            txn.open_table(BLOCKS)?;
-            txn.open_table(ROWS)?;
-            txn.open_table(REFS)?;
-            txn.open_table(QUEUES)?;
-            txn.open_table(super::ATTEMPTS)?;
-            txn.open_table(DEAD)?;
-            txn.open_table(DOCUMENTS)?;
-            txn.open_table(META)?.insert("format", FORMAT.to_le_bytes().as_slice())?;
-            txn.commit()?;
-            Ok(())
-        };
-        make().map_err(|e| text(&e))?;
-    }
-    File::open(&temporary).and_then(|f| f.sync_all()).map_err(|e| text(&e))?;
-    fs::write(path.with_file_name(FORMAT_FILE), format!("{FORMAT}\n")).map_err(|e| text(&e))?;
-    fs::rename(&temporary, path).map_err(|e| text(&e))?;
-    sync_folder(path).map_err(|e| text(&e))?;
-    builder().open(path).map_err(|e| text(&e))
+pub(super) fn make_index(
+    disk: &Arc<dyn Disk>,
+    caught_up: CaughtUp,
+    fill: impl FnOnce(&Head) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let file = disk.create(INDEX_NEW)?;
+    let head = Head::open(Arc::clone(&file)).map_err(|e| Fault(e.to_string()))?;
+    head.make(caught_up)?;
+    fill(&head)?;
+    drop(head);
+    file.sync()?;
+    write_format(disk.as_ref())?;
+    disk.rename(INDEX_NEW, INDEX)?;
+    disk.sync()?;
+    Ok(())
 }
 
-fn move_aside(path: &Path) -> Result<PathBuf, OpenError> {
-    let free = (1..).map(|n| path.with_extension(format!("broken-{n}"))).find(|p| !p.exists());
-    let to = free.expect("the numbers do not end");
-    let moved = fs::rename(path, &to).and_then(|()| sync_folder(path));
-    moved.map_err(|e| OpenError::Failed { path: path.to_owned(), error: e.to_string() })?;
-    Ok(to)
+/// Beside the store, its format once more as text: redb writes to a file as soon as it opens it, and a newer store is
+/// to be left alone to the byte.
+fn write_format(disk: &dyn Disk) -> io::Result<()> {
+    let file = disk.create(FORMAT_FILE_NEW)?;
+    file.write(0, format!("{FORMAT}\n").as_bytes())?;
+    file.sync()?;
+    disk.rename(FORMAT_FILE_NEW, FORMAT_FILE)?;
+    disk.sync()
 }
 
-fn builder() -> Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
+fn stated_format(disk: &dyn Disk) -> Option<u32> {
+    let file = disk.open(FORMAT_FILE).ok()?;
+    let mut bytes = vec![0; file.len().ok()?.min(16) as usize];
+    file.read(0, &mut bytes).ok()?;
+    std::str::from_utf8(&bytes).ok()?.trim().parse().ok()
 }
 
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-}
-
-fn tempfile_in(folder: &Path) -> io::Result<PathBuf> {
-    let path = folder.join(".skerry-probe");
-    File::create(&path)?;
-    Ok(path)
+fn move_aside(disk: &dyn Disk, names: &[String]) -> io::Result<String> {
+    let aside = (1..).map(|n| format!("{INDEX}.broken-{n}")).find(|aside| !names.contains(aside));
+    let aside = aside.unwrap_or_else(|| format!("{INDEX}.broken"));
+    disk.rename(INDEX, &aside)?;
+    disk.sync()?;
+    Ok(aside)
 }
 
 fn is_volatile(folder: &Path) -> io::Result<bool> {
@@ -221,9 +312,4 @@ fn is_volatile(folder: &Path) -> io::Result<bool> {
     const RAMFS: u64 = 0x8584_58f6;
     let kind = rustix::fs::statfs(folder)?.f_type as u64 & 0xffff_ffff;
     Ok(kind == TMPFS || kind == RAMFS)
-}
-
-fn default_quota(path: &Path, live_bytes: u64) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(path)?;
-    Ok((stat.f_bavail.saturating_mul(stat.f_frsize) / 4 + live_bytes).min(QUOTA_BYTES))
 }

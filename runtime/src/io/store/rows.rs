@@ -1,7 +1,11 @@
 //! The bytes of every row but the block itself. The one owner of these formats; a change to one needs a new format
 //! version of the store. Must answer `None` for what is broken, never panic.
 
+use std::collections::BTreeMap;
+
 use super::LastClock;
+use super::head::CaughtUp;
+use super::log::Position;
 use crate::logic::hub::{DeadLetter, Ledger, QueueRow, RowWrite};
 use crate::model::endpoint::{Endpoint, Source};
 use crate::model::time::{Age, Mono, Wall};
@@ -13,21 +17,33 @@ const LZ4: u8 = 1;
 /// A block that unpacks to more was not written by this program.
 const UNPACKED_MAX: usize = 16 * 1024 * 1024;
 
-/// Compressed where that saves at least an eighth: telemetry is text, and flash is what wears out.
-pub fn compress(block: &[u8]) -> Vec<u8> {
-    let mut out = vec![0; 5 + lz4_flex::block::get_maximum_output_size(block.len())];
-    if let Ok(length) = lz4_flex::block::compress_into(block, &mut out[5..])
+/// A piece of a block, from its middle, that says whether it can be compressed at all: trying costs more than writing.
+const SAMPLE_BYTES: usize = 8 * 1024;
+
+/// Appends the block, compressed where that saves at least an eighth: telemetry is text, and flash is what wears out.
+pub fn compress_into(block: &[u8], out: &mut Vec<u8>) {
+    let begin = out.len();
+    if block.len() > 4 * SAMPLE_BYTES {
+        let sample = &block[block.len() / 2..][..SAMPLE_BYTES];
+        if lz4_flex::block::compress(sample).len() >= SAMPLE_BYTES / 8 * 7 {
+            out.push(RAW);
+            out.extend_from_slice(block);
+            return;
+        }
+    }
+    out.push(LZ4);
+    out.extend_from_slice(&(block.len() as u32).to_le_bytes());
+    let packed = out.len();
+    out.resize(packed + lz4_flex::block::get_maximum_output_size(block.len()), 0);
+    if let Ok(length) = lz4_flex::block::compress_into(block, &mut out[packed..])
         && length < block.len() / 8 * 7
     {
-        out[0] = LZ4;
-        out[1..5].copy_from_slice(&(block.len() as u32).to_le_bytes());
-        out.truncate(5 + length);
-        return out;
+        out.truncate(packed + length);
+        return;
     }
-    out.clear();
+    out.truncate(begin);
     out.push(RAW);
     out.extend_from_slice(block);
-    out
 }
 
 pub fn decompress(value: &[u8]) -> Result<Vec<u8>, String> {
@@ -93,26 +109,104 @@ pub fn decode_queue(id: u32, bytes: &[u8]) -> Option<QueueRow> {
 pub struct Counters {
     pub next_seq: u64,
     pub next_block: u64,
-    pub live_bytes: u64,
 }
 
 impl Default for Counters {
     fn default() -> Counters {
-        Counters { next_seq: 1, next_block: 1, live_bytes: 0 }
+        Counters { next_seq: 1, next_block: 1 }
     }
 }
 
 impl Counters {
     pub fn encode(&self) -> Vec<u8> {
-        [self.next_seq, self.next_block, self.live_bytes].iter().flat_map(|n| n.to_le_bytes()).collect()
+        [self.next_seq, self.next_block].iter().flat_map(|n| n.to_le_bytes()).collect()
     }
 
+    /// The first format had a third number behind.
     pub fn decode(bytes: &[u8]) -> Option<Counters> {
         let mut rest = bytes;
         let next_seq = u64::from_le_bytes(take(&mut rest)?);
-        let next_block = u64::from_le_bytes(take(&mut rest)?);
-        Some(Counters { next_seq, next_block, live_bytes: u64::from_le_bytes(take(&mut rest)?) })
+        Some(Counters { next_seq, next_block: u64::from_le_bytes(take(&mut rest)?) })
     }
+}
+
+/// Where a block lies, and how much of it is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// 0: in the index itself.
+    pub segment: u64,
+    pub offset: u64,
+    pub length: u32,
+    pub crc: u32,
+    /// Messages that are not settled, and all, each counted once for every queue that it goes to.
+    pub open: u32,
+    pub all: u32,
+}
+
+/// What of a segment is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    pub blocks: u64,
+    /// Bytes, as the share of open messages has it.
+    pub bytes: u64,
+}
+
+impl Place {
+    pub fn is_inline(&self) -> bool {
+        self.segment == 0
+    }
+
+    fn open_bytes(&self) -> u64 {
+        u64::from(self.length) * u64::from(self.open.min(self.all)) / u64::from(self.all.max(1))
+    }
+
+    pub fn enter(&self, segments: &mut BTreeMap<u64, Live>) {
+        if !self.is_inline() {
+            let live = segments.entry(self.segment).or_default();
+            live.blocks += 1;
+            live.bytes += self.open_bytes();
+        }
+    }
+
+    pub fn leave(&self, segments: &mut BTreeMap<u64, Live>) {
+        if let Some(live) = segments.get_mut(&self.segment) {
+            live.blocks = live.blocks.saturating_sub(1);
+            live.bytes = live.bytes.saturating_sub(self.open_bytes());
+        }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32);
+        out.extend_from_slice(&self.segment.to_le_bytes());
+        out.extend_from_slice(&self.offset.to_le_bytes());
+        for number in [self.length, self.crc, self.open, self.all] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Option<Place> {
+        let mut rest = bytes;
+        let (segment, offset) = (u64::from_le_bytes(take(&mut rest)?), u64::from_le_bytes(take(&mut rest)?));
+        let mut numbers = [0; 4];
+        for number in &mut numbers {
+            *number = u32::from_le_bytes(take(&mut rest)?);
+        }
+        let [length, crc, open, all] = numbers;
+        Some(Place { segment, offset, length, crc, open, all })
+    }
+}
+
+pub fn encode_caught_up(caught_up: CaughtUp) -> Vec<u8> {
+    let CaughtUp { number, at } = caught_up;
+    [number, at.segment, at.offset].iter().flat_map(|n| n.to_le_bytes()).collect()
+}
+
+pub fn decode_caught_up(bytes: &[u8]) -> Option<CaughtUp> {
+    let mut rest = bytes;
+    let number = u64::from_le_bytes(take(&mut rest)?);
+    let segment = u64::from_le_bytes(take(&mut rest)?);
+    Some(CaughtUp { number, at: Position { segment, offset: u64::from_le_bytes(take(&mut rest)?) } })
 }
 
 pub fn encode_clock(clock: &LastClock) -> Vec<u8> {
@@ -186,7 +280,7 @@ mod tests {
         let endpoint = Endpoint::Input { module: "m".into(), input: "i".into() };
         let queue = QueueRow { id: 3, endpoint, priority: 5, ledger };
         assert_eq!(decode_queue(3, &encode_queue(&queue)), Some(queue));
-        let counters = Counters { next_seq: 1, next_block: 2, live_bytes: 3 };
+        let counters = Counters { next_seq: 1, next_block: 2 };
         assert_eq!(Counters::decode(&counters.encode()), Some(counters));
         let clock = LastClock { age: Age(1), mono: Mono(2), wall: Wall(-3), boot_id: "b".into() };
         assert_eq!(decode_clock(&encode_clock(&clock)), Some(clock));
@@ -201,6 +295,13 @@ mod tests {
             record: b"rec".to_vec(),
         };
         assert_eq!(decode_dead((1, 2), &encode_dead(&letter)), Some(letter));
+    }
+
+    fn compress(block: &[u8]) -> Vec<u8> {
+        let mut out = vec![7, 7];
+        compress_into(block, &mut out);
+        assert_eq!(out[..2], [7, 7], "it is appended");
+        out.split_off(2)
     }
 
     #[test]

@@ -1,8 +1,13 @@
 //! Real redb files: what is committed is there after reopening; what can't be opened is not lost.
 
+mod cuts;
+mod damage;
+mod disk;
+mod model;
+
 use super::*;
 use crate::logic::block::{BlockWriter, Goes};
-use crate::logic::hub::{BlockWrite, QueueRow};
+use crate::logic::hub::{ExpireRange, QueueRow, Settled};
 use crate::model::endpoint::{Endpoint, Source};
 use crate::model::time::Now;
 
@@ -39,7 +44,7 @@ fn commit(id: u64, block: u64, seqs: &[u64]) -> Commit {
 fn a_commit_survives_reopening_and_a_settled_block_goes() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(folder.path(), &options()).unwrap().store;
-    assert_eq!(store.commit(&commit(1, 1, &[10, 11, 12])), Ok(Wrote::default()));
+    store.commit(&commit(1, 1, &[10, 11, 12])).unwrap();
     drop(store);
     let Opened { mut store, restored, clock, .. } = Store::open(folder.path(), &options()).unwrap();
     assert_eq!((restored.next_seq, restored.next_block), (50, 2));
@@ -56,7 +61,6 @@ fn a_commit_survives_reopening_and_a_settled_block_goes() {
     store.commit(&settle(1, vec![0b010])).unwrap();
     let loaded = store.load(&request).unwrap().unwrap();
     assert_eq!(loaded.messages.iter().map(|m| m.seq).collect::<Vec<_>>(), [10, 12]);
-    assert!(store.sizes().1 > 0);
     store.commit(&settle(3, vec![0b111])).unwrap();
     assert!(store.load(&request).unwrap().is_none());
     assert_eq!(store.sizes().1, 0);
@@ -67,7 +71,8 @@ fn a_broken_store_is_moved_aside_and_a_newer_one_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("store.redb"), b"not a database at all").unwrap();
     let opened = Store::open(folder.path(), &options()).unwrap();
-    let (aside, _) = opened.moved_aside.unwrap();
+    assert!(opened.report.unwrap().contains("store.redb.broken-1"));
+    let aside = folder.path().join("store.redb.broken-1");
     assert_eq!(std::fs::read(aside).unwrap(), b"not a database at all");
 
     drop(opened.store);
@@ -83,6 +88,11 @@ fn one_folder_serves_one_runtime_and_must_be_writable_and_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     let _first = Store::open(folder.path(), &options()).unwrap();
     assert!(matches!(Store::open(folder.path(), &options()).err().unwrap(), OpenError::InUse { .. }));
+    // An earlier release locks the file alone.
+    let other = tempfile::tempdir().unwrap();
+    let earlier = std::fs::File::create(other.path().join("store.redb")).unwrap();
+    earlier.lock().unwrap();
+    assert!(matches!(Store::open(other.path(), &options()).err().unwrap(), OpenError::InUse { .. }));
     let file = folder.path().join("file");
     std::fs::write(&file, b"").unwrap();
     assert!(matches!(Store::open(&file.join("x"), &options()).err().unwrap(), OpenError::Folder { .. }));
@@ -103,9 +113,10 @@ fn what_is_too_old_goes_with_its_ledger() {
         next_block: 2,
         ..Commit::default()
     };
-    assert_eq!(store.commit(&expire(99)), Ok(Wrote::default()), "it expires at 100");
+    assert_eq!(store.commit(&expire(99)).unwrap().expired, [], "it expires at 100");
     let wrote = store.commit(&expire(100)).unwrap();
-    assert_eq!(wrote.expired, [Expired { queue: 1, messages: 3, through: 1 }]);
+    assert_eq!(wrote.expired, [Settled { queue: 1, messages: 3, through: 1 }]);
+    while store.sweep().unwrap() {}
     assert_eq!(store.sizes().1, 0);
     drop(store);
     let ledger = Store::open(folder.path(), &options()).unwrap().restored.queues[0].ledger;

@@ -3,11 +3,11 @@
 
 use smallvec::SmallVec;
 
-use super::commit::{ExpireRange, Expired, LoadRequest, LoadedBlock, LoadedMessage};
+use super::commit::{ExpireRange, LoadRequest, LoadedBlock, LoadedMessage, Settled};
 use super::entry::{Entry, Key, Place, Target, TargetState};
 use super::queue::{Gap, GapExpiry, Queue};
 use super::stored::{BlockState, is_set, set, unset};
-use super::{Hub, QueueIx, StoreState};
+use super::{Hub, Ledger, QueueIx, StoreState};
 use crate::model::limits::HEAD_BYTES;
 use crate::model::time::Now;
 
@@ -85,7 +85,8 @@ impl Hub {
         let due = |q: &Queue| match q.gap {
             Some(gap) if q.loading || gap.expiry == GapExpiry::Asked => false,
             Some(gap) if q.consumer.is_none() => gap.expiry == GapExpiry::Unknown,
-            Some(_) => q.bytes < head_bytes / 2,
+            // What waits behind the gap for room on disk must not keep the gap from being read.
+            Some(_) => q.head.is_empty() || q.bytes < head_bytes / 2,
             None => false,
         };
         let ix = self.queues.iter().position(due)?;
@@ -108,10 +109,7 @@ impl Hub {
         let mut ranges = Vec::new();
         for (ix, queue) in self.queues.iter().enumerate() {
             let Some(gap) = queue.gap.filter(|g| g.expiry == GapExpiry::Asked) else { continue };
-            // What is in memory of those blocks (finished, but waiting for its outputs) is settled there.
-            let range = (ix as QueueIx, gap.from)..=(ix as QueueIx, gap.to);
-            let in_memory = self.blocks.range(range).find(|(_, state)| state.resident.iter().any(|word| *word != 0));
-            let to = in_memory.map_or(gap.to, |((_, block), _)| block.saturating_sub(1));
+            let to = self.end_of_disk(ix as QueueIx, gap);
             if to >= gap.from {
                 ranges.push(ExpireRange { queue: queue.id, from: gap.from, to });
             }
@@ -119,22 +117,33 @@ impl Hub {
         ranges
     }
 
-    /// The store has removed these from disk and counted them. Whoever was asked for and is not among them is looked at again.
-    pub(super) fn expired_on_disk(&mut self, expired: &[Expired]) {
-        for (ix, queue) in self.queues.iter_mut().enumerate() {
+    /// Up to where a gap's blocks lie on disk alone. What is in memory of those behind (finished, but waiting for its
+    /// outputs) is settled there.
+    pub(super) fn end_of_disk(&self, ix: QueueIx, gap: Gap) -> u64 {
+        let range = (ix, gap.from)..=(ix, gap.to);
+        let in_memory = self.blocks.range(range).find(|(_, state)| state.resident.iter().any(|word| *word != 0));
+        in_memory.map_or(gap.to, |((_, block), _)| block.saturating_sub(1))
+    }
+
+    /// Whoever was asked for is looked at again; what expired is known by now.
+    pub(super) fn looked_at_expiry(&mut self) {
+        let gaps = self.queues.iter_mut().filter_map(|queue| queue.gap.as_mut());
+        gaps.filter(|gap| gap.expiry == GapExpiry::Asked).for_each(|gap| gap.expiry = GapExpiry::Unknown);
+    }
+
+    /// The store has removed these from disk and counted them.
+    pub(super) fn settled_on_disk(&mut self, settled: &[Settled], count: impl Fn(&mut Ledger, u64)) {
+        for Settled { queue: id, messages, through } in settled {
+            let Some(ix) = self.queues.iter().position(|q| q.id == *id) else { continue };
+            let queue = &mut self.queues[ix];
             let Some(gap) = &mut queue.gap else { continue };
-            if gap.expiry == GapExpiry::Asked {
-                gap.expiry = GapExpiry::Unknown;
-            }
-            let Some(Expired { messages, through, .. }) = expired.iter().find(|e| e.queue == queue.id) else {
-                continue;
-            };
             let ix = ix as QueueIx;
             self.blocks.retain(|(q, block), _| *q != ix || *block < gap.from || *block > *through);
-            queue.ledger.expired += messages;
+            count(&mut queue.ledger, *messages);
             queue.ledger.pending -= messages;
             queue.ledger.stored -= messages;
             gap.from = through + 1;
+            gap.expiry = GapExpiry::Unknown;
             if gap.from > gap.to {
                 queue.gap = None;
                 queue.join_tail();
@@ -188,9 +197,30 @@ impl Hub {
             written: Some(loaded.settled),
             dirty: false,
         });
+        if loaded.unreadable.is_some() {
+            self.give_up_block(now, ix, loaded.block);
+        }
         for message in loaded.messages {
             self.take_in(now, ix, loaded.block, message);
         }
+    }
+
+    /// A block that can't be read is not asked for again: what of it is not in memory counts among the dead letters, and
+    /// the next commit says so on disk.
+    fn give_up_block(&mut self, now: Now, ix: QueueIx, block: u64) {
+        let Some(state) = self.blocks.get_mut(&(ix, block)) else { return };
+        let resident: u32 = state.resident.iter().map(|word| word.count_ones()).sum();
+        let open_in_memory = resident.min(state.total - state.settled);
+        let lost = state.total - state.settled - open_in_memory;
+        state.settled += lost;
+        state.dirty = true;
+        self.dirty_blocks.push((ix, block));
+        self.dirty_since.get_or_insert(now.mono);
+        let ledger = &mut self.queues[ix as usize].ledger;
+        ledger.dead_lettered += u64::from(lost);
+        ledger.pending -= u64::from(lost);
+        ledger.stored -= u64::from(lost);
+        self.queues[ix as usize].changed = true;
     }
 
     fn take_in(&mut self, now: Now, ix: QueueIx, block: u64, message: LoadedMessage) {

@@ -17,6 +17,8 @@ pub struct Commit {
     pub dead: Vec<DeadLetter>,
     /// Rows that are removed, from the first on, for as long as all their messages are too old at `now.age`.
     pub expire: Vec<ExpireRange>,
+    /// Rows that are removed, from the first on, until that many bytes of blocks are, because the store is full.
+    pub evict: Vec<EvictRange>,
     /// Small named documents (twins, clocks); `None` removes one.
     pub documents: Vec<(String, Option<Vec<u8>>)>,
     pub next_seq: u64,
@@ -32,17 +34,35 @@ pub struct ExpireRange {
     pub to: u64,
 }
 
-/// What a commit came to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wrote {
-    /// Why the store is full with it, if it is.
-    pub full: Option<String>,
-    pub expired: Vec<Expired>,
+/// Blocks `from ..= to` of a queue, the oldest first, until `bytes` of them are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EvictRange {
+    pub queue: u32,
+    pub from: u64,
+    pub to: u64,
+    pub bytes: u64,
 }
 
-/// Messages of one queue that were too old, in its blocks up to `through`. The store has moved the ledger already.
+/// What a commit came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrote {
+    /// Bytes of new blocks that the next commit may hold.
+    pub room: u64,
+    /// Why the store is full with it, if it is.
+    pub full: Option<String>,
+    pub expired: Vec<Settled>,
+    pub evicted: Vec<Settled>,
+}
+
+impl Default for Wrote {
+    fn default() -> Wrote {
+        Wrote { room: u64::MAX, full: None, expired: Vec::new(), evicted: Vec::new() }
+    }
+}
+
+/// Messages of one queue that are settled, all in its blocks up to `through`. The store has moved the ledger already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Expired {
+pub struct Settled {
     pub queue: u32,
     pub messages: u64,
     pub through: u64,
@@ -109,6 +129,8 @@ pub struct LoadedBlock {
     pub bits: Vec<u64>,
     pub last_expiry: Age,
     pub messages: Vec<LoadedMessage>,
+    /// Why the block can't be read, now or ever; then there are no messages.
+    pub unreadable: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -128,10 +150,13 @@ pub struct Restored {
     pub next_seq: u64,
     pub next_block: u64,
     pub queues: Vec<QueueRow>,
+    /// As in [`Wrote`].
+    pub room: u64,
+    pub full: Option<String>,
 }
 
 impl Default for Restored {
     fn default() -> Restored {
-        Restored { next_seq: 1, next_block: 1, queues: Vec::new() }
+        Restored { next_seq: 1, next_block: 1, queues: Vec::new(), room: u64::MAX, full: None }
     }
 }

@@ -8,6 +8,7 @@ mod backlog;
 mod commit;
 mod deliver;
 mod entry;
+mod full;
 mod ledger;
 mod link;
 mod persist;
@@ -33,8 +34,8 @@ use crate::model::endpoint::{Endpoint, Priority, Source};
 use crate::model::limits;
 use crate::model::time::{Mono, Now};
 pub use commit::{
-    BlockWrite, Commit, DeadLetter, ExpireRange, Expired, LoadRequest, LoadedBlock, LoadedMessage, QueueRow, Restored,
-    RowWrite, Wrote,
+    BlockWrite, Commit, DeadLetter, EvictRange, ExpireRange, LoadRequest, LoadedBlock, LoadedMessage, QueueRow,
+    Restored, RowWrite, Settled, Wrote,
 };
 pub use deliver::Fault;
 pub use ledger::Ledger;
@@ -62,6 +63,8 @@ pub struct HubConfig {
     pub credit_messages: u32,
     pub credit_bytes: u64,
     pub refusals_max: u16,
+    /// When the store is full: the oldest of the lowest priority go, instead of new ones being refused.
+    pub evict: bool,
 }
 
 impl Default for HubConfig {
@@ -73,6 +76,7 @@ impl Default for HubConfig {
             credit_messages: limits::CREDIT_MESSAGES,
             credit_bytes: limits::CREDIT_BYTES,
             refusals_max: limits::REFUSALS_MAX,
+            evict: false,
         }
     }
 }
@@ -138,6 +142,10 @@ pub struct Hub {
     commit: Option<persist::InFlight>,
     next_commit: u64,
     store: StoreState,
+    /// Bytes of new blocks that the store can take.
+    room: u64,
+    /// Why there is hardly any, if so.
+    short: Option<String>,
     gaps: usize,
     /// Deliveries whose last child became safe; worked off in a loop, because chains of modules make chains of these.
     parents_safe: VecDeque<(Parent, bool)>,
@@ -177,6 +185,8 @@ impl Hub {
             commit: None,
             next_commit: 1,
             store: StoreState::Sound,
+            room: restored.room,
+            short: None,
             gaps: 0,
             parents_safe: VecDeque::new(),
             dirty_links: Vec::new(),
@@ -186,6 +196,7 @@ impl Hub {
             tapped: Vec::new(),
         };
         restored.queues.into_iter().for_each(|row| hub.restore_queue(row));
+        hub.take_room(restored.room, restored.full);
         hub
     }
 

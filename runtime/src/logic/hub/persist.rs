@@ -68,9 +68,14 @@ impl Hub {
         if self.commit.is_some() || matches!(self.store, StoreState::Broken(_)) {
             return Mono::NEVER;
         }
-        let oldest = self.unsafes.front().map(|key| self.entries[key].since);
+        if self.wants_eviction() {
+            return Mono(0);
+        }
+        // What finds no room waits for it, and asks for no commit.
+        let fits = self.unsafes.front().filter(|key| self.block_bytes(*key) <= self.room);
+        let oldest = fits.map(|key| self.entries[key].since);
         if self.urgent
-            || self.urgent_messages > 0
+            || (self.urgent_messages > 0 && oldest.is_some())
             || (oldest.is_some() && self.entries.bytes() > self.config.memory_bytes / 4 * 3)
         {
             return Mono(0);
@@ -118,15 +123,17 @@ impl Hub {
         let mut commit = Commit { id: self.next_commit, next_seq: self.next_seq, now, ..Commit::default() };
         self.next_commit += 1;
         let batch = self.choose_batch();
-        let settling = self.foresee(&batch);
-        for dying in &self.dying {
+        let dying = self.dying_that_fit();
+        let settling = self.foresee(&batch, dying);
+        for dying in &self.dying[..dying] {
             commit.dead.push(self.dead_letter(dying));
         }
         commit.expire = self.expire_ranges();
+        commit.evict = self.evict(now);
         let mut stored_by_queue: HashMap<QueueIx, u32> = HashMap::new();
         let messages = self.write_blocks(&batch, &settling, &mut commit, &mut stored_by_queue);
         let rows = self.write_rows(&settling, &mut commit);
-        self.write_queues(&settling, &stored_by_queue, &mut commit);
+        self.write_queues(&settling, &stored_by_queue, dying, &mut commit);
         let attempts = std::mem::take(&mut self.attempts);
         commit.attempts = attempts.iter().map(|((queue, seq), count)| (*queue, *seq, *count)).collect();
         let documents: Vec<_> = std::mem::take(&mut self.documents).into_iter().collect();
@@ -136,17 +143,18 @@ impl Hub {
         self.ledger_since = None;
         self.dirty_since = None;
         self.urgent = false;
-        self.commit = Some(InFlight { id: commit.id, messages, rows, dying: self.dying.len(), documents, attempts });
+        self.commit = Some(InFlight { id: commit.id, messages, rows, dying, documents, attempts });
         commit
     }
 
     fn choose_batch(&self) -> Vec<Key> {
         let mut batch = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut block_bytes) = (0, 0);
         let mut at = self.unsafes.front();
         while let Some(key) = at {
             bytes += self.entries[key].record.len();
-            if bytes > COMMIT_BYTES && !batch.is_empty() {
+            block_bytes += self.block_bytes(key);
+            if block_bytes > self.room || (bytes > COMMIT_BYTES && !batch.is_empty()) {
                 break;
             }
             batch.push(key);
@@ -157,9 +165,9 @@ impl Hub {
 
     /// Which inputs will be settled because this commit makes their last outputs safe. Newest first: a message is
     /// always newer than the one it was made from.
-    fn foresee(&self, batch: &[Key]) -> Virtual {
+    fn foresee(&self, batch: &[Key], dying: usize) -> Virtual {
         let mut settling = Virtual::default();
-        for dying in &self.dying {
+        for dying in &self.dying[..dying] {
             settling.closed.entry(dying.key).or_default().push(dying.queue);
         }
         for key in batch.iter().rev() {
@@ -271,7 +279,7 @@ impl Hub {
         rows
     }
 
-    fn write_queues(&mut self, settling: &Virtual, stored: &HashMap<QueueIx, u32>, commit: &mut Commit) {
+    fn write_queues(&mut self, settling: &Virtual, stored: &HashMap<QueueIx, u32>, dying: usize, commit: &mut Commit) {
         let mut later: HashMap<QueueIx, (u64, u64)> = HashMap::new();
         for (key, queues) in &settling.closed {
             for queue in queues {
@@ -287,7 +295,7 @@ impl Hub {
             }
             queue.changed = false;
             let (settles, of_stored) = later.get(&ix).copied().unwrap_or_default();
-            let dead = self.dying.iter().filter(|d| d.queue == ix).count() as u64;
+            let dead = self.dying[..dying].iter().filter(|d| d.queue == ix).count() as u64;
             let mut ledger = queue.ledger;
             ledger.delivered += settles - dead;
             ledger.dead_lettered += dead;

@@ -49,6 +49,9 @@ pub(super) struct Queue {
     pub careful: bool,
     /// A message was refused: nothing is delivered until the consumer has given back all that came after it.
     pub rewinding: bool,
+    /// Nothing is delivered until the commit that evicts from it is over: after a crash what was evicted would come again,
+    /// behind what came after it.
+    pub evicting: bool,
     /// Nothing is delivered before this, because a message was refused a moment ago.
     pub held_until: Option<Mono>,
     pub last_ack: Mono,
@@ -75,6 +78,7 @@ impl Queue {
             stream: 0,
             careful: false,
             rewinding: false,
+            evicting: false,
             held_until: None,
             last_ack: Mono(0),
             next_expiry: Age::NEVER,
@@ -131,6 +135,7 @@ impl Queue {
     /// The oldest message waits for nothing but its consumer.
     pub fn can_deliver(&self, now: Mono) -> bool {
         !self.head.is_empty()
+            && !self.evicting
             && self.held_until.is_none_or(|until| until <= now)
             && !((self.careful || self.rewinding) && self.flying > 0)
     }

@@ -1,7 +1,11 @@
 //! The hub in a simulated world: a chain of modules that refuse, die and come back, a disk that fails, a runtime that is
 //! killed. One number decides everything. After the faults everything must drain, and nothing acknowledged may be missing.
 
+mod disk;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+use disk::Disk;
 
 use super::tests::chain;
 use super::*;
@@ -23,102 +27,6 @@ impl Dice {
 
     fn chance(&mut self, one_in: u64) -> bool {
         self.roll(one_in) == 0
-    }
-}
-
-/// What a store would hold.
-#[derive(Clone, Default)]
-struct Disk {
-    blocks: BTreeMap<u64, Vec<u8>>,
-    rows: BTreeMap<(u32, u64), RowWrite>,
-    queues: BTreeMap<u32, QueueRow>,
-    attempts: BTreeMap<(u32, u64), u16>,
-    dead: Vec<u64>,
-    next: (u64, u64),
-}
-
-impl Disk {
-    fn apply(&mut self, commit: &Commit) -> Wrote {
-        for block in &commit.blocks {
-            self.blocks.insert(block.block, block.bytes.clone());
-        }
-        for row in &commit.rows {
-            assert!(row.settled <= row.total, "{row:?}");
-            let key = (row.queue, row.block);
-            if row.settled == row.total {
-                assert!(self.rows.remove(&key).is_some(), "a row that was never there is removed: {row:?}");
-            } else {
-                self.rows.insert(key, row.clone());
-            }
-        }
-        let rows = &self.rows;
-        self.blocks.retain(|block, _| rows.keys().any(|(_, b)| b == block));
-        for queue in &commit.queues {
-            self.queues.insert(queue.id, queue.clone());
-        }
-        for (queue, seq, count) in &commit.attempts {
-            self.attempts.insert((*queue, *seq), *count);
-        }
-        self.dead.extend(commit.dead.iter().map(|d| d.seq));
-        self.next = (commit.next_seq, commit.next_block);
-        let wrote = Wrote { expired: self.expire(commit), ..Wrote::default() };
-        for (id, queue) in &self.queues {
-            let left: u64 = self.rows.values().filter(|r| r.queue == *id).map(|r| u64::from(r.total - r.settled)).sum();
-            assert_eq!(queue.ledger.stored, left, "the ledger of {} and its rows differ", queue.endpoint);
-        }
-        wrote
-    }
-
-    fn expire(&mut self, commit: &Commit) -> Vec<Expired> {
-        let mut expired = Vec::new();
-        for range in &commit.expire {
-            let rows = self.rows.range((range.queue, range.from)..=(range.queue, range.to));
-            let old: Vec<_> =
-                rows.take_while(|(_, r)| r.last_expiry <= commit.now.age).map(|(k, r)| (*k, r.clone())).collect();
-            let Some(((_, through), _)) = old.last() else { continue };
-            let messages = old.iter().map(|(_, r)| u64::from(r.total - r.settled)).sum();
-            expired.push(Expired { queue: range.queue, messages, through: *through });
-            old.iter().for_each(|(key, _)| drop(self.rows.remove(key)));
-            if let Some(queue) = self.queues.get_mut(&range.queue) {
-                queue.ledger.stored -= messages;
-                queue.ledger.expired += messages;
-            }
-        }
-        let rows = &self.rows;
-        self.blocks.retain(|block, _| rows.keys().any(|(_, b)| b == block));
-        expired
-    }
-
-    fn load(&self, request: &LoadRequest) -> Option<LoadedBlock> {
-        let range = (request.queue, request.from)..=(request.queue, request.to);
-        let (_, row) = self.rows.range(range).next()?;
-        let mut messages = Vec::new();
-        let block = crate::logic::block::Block::parse(&self.blocks[&row.block]).unwrap();
-        block
-            .for_each(|m| {
-                let settled = row.bits.get(m.index as usize / 64).is_some_and(|w| w >> (m.index % 64) & 1 == 1);
-                if let Some(expiry) = m.expiry(request.queue).filter(|_| !settled) {
-                    let attempts = self.attempts.get(&(request.queue, m.seq)).copied().unwrap_or(0);
-                    let (source, record) = (m.source.clone(), m.record.into());
-                    messages.push(LoadedMessage {
-                        index: m.index,
-                        seq: m.seq,
-                        source,
-                        enqueued: m.enqueued,
-                        expiry,
-                        attempts,
-                        record,
-                    });
-                }
-            })
-            .unwrap();
-        let RowWrite { block, total, settled, bits, last_expiry, .. } = row.clone();
-        Some(LoadedBlock { block, total, settled, bits, last_expiry, messages })
-    }
-
-    fn restored(&self) -> Restored {
-        let (next_seq, next_block) = if self.next.0 == 0 { (1, 1) } else { self.next };
-        Restored { next_seq, next_block, queues: self.queues.values().cloned().collect() }
     }
 }
 
@@ -150,10 +58,21 @@ struct Simulated {
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
+/// Half of the worlds have a small store; half of those evict.
+fn has_quota(seed: u64) -> bool {
+    seed % 4 == 1
+}
+
+/// In some worlds blocks rot.
+fn rots(seed: u64) -> bool {
+    seed % 8 == 2
+}
+
 /// Every third world has a time to live, short enough to expire much.
 fn config(seed: u64) -> HubConfig {
     let ttl = seed.is_multiple_of(3).then_some(Duration::from_secs(9));
-    HubConfig { memory_bytes: 32 * 1024, credit_messages: 40, refusals_max: 1000, ttl, ..HubConfig::default() }
+    let evict = seed % 8 == 5;
+    HubConfig { memory_bytes: 32 * 1024, credit_messages: 40, refusals_max: 1000, ttl, evict, ..HubConfig::default() }
 }
 
 impl Simulated {
@@ -162,7 +81,7 @@ impl Simulated {
             dice: Dice(seed),
             seed,
             hub: Hub::new("d", config(seed), chain(), Restored::default()),
-            disk: Disk::default(),
+            disk: Disk::new(if has_quota(seed) { 24 * 1024 } else { 0 }),
             ms: 1_000,
             modules: Default::default(),
             next_number: 1,
@@ -185,6 +104,10 @@ impl Simulated {
             3..=5 => self.work(1),
             6..=7 => self.work(2),
             8 => self.ms += self.dice.roll(600),
+            9 if self.faults && rots(self.seed) && self.dice.chance(30) => {
+                let pick = self.dice.roll(1_000);
+                self.disk.spoil(pick);
+            }
             9 => self.storage(),
             10 if self.faults && self.dice.chance(6) => self.kill_module(),
             11 if self.faults && self.dice.chance(25) => self.kill_runtime(),
@@ -263,7 +186,7 @@ impl Simulated {
                 assert!(number > newest || self.arrived.contains(&number), "{number} arrived after {newest}");
                 let older = (1..number).filter(|n| self.acknowledged.contains(n) && !self.arrived.contains(n));
                 let missing: Vec<u64> = older.collect();
-                assert!(missing.is_empty() || self.hub.config.ttl.is_some(), "{number} arrived before {missing:?}");
+                assert!(missing.is_empty() || may_lose(&self.hub, self.seed), "{number} arrived before {missing:?}");
                 self.arrived.insert(number);
             }
             self.complete(link, id, Completion::Done);
@@ -377,8 +300,9 @@ impl Simulated {
         assert!(bytes < 32 * 1024 + 3 * 40 * 400 + 2 * 16 * 1024, "{bytes} bytes in memory");
     }
 
-    fn expired_total(&self) -> u64 {
-        self.hub.overview().queues.iter().map(|q| q.ledger.expired).sum()
+    fn settled_unhappily(&self) -> u64 {
+        let ledgers = self.hub.overview().queues.into_iter().map(|q| q.ledger);
+        ledgers.map(|ledger| ledger.expired + ledger.evicted + ledger.dead_lettered).sum()
     }
 
     fn drain(&mut self) {
@@ -399,6 +323,11 @@ impl Simulated {
     }
 }
 
+/// What was acknowledged may expire, be evicted, or rot away: then it is counted.
+fn may_lose(hub: &Hub, seed: u64) -> bool {
+    hub.config.ttl.is_some() || hub.config.evict || rots(seed)
+}
+
 fn run(seed: u64) {
     let mut world = Simulated::new(seed);
     world.revive();
@@ -407,10 +336,10 @@ fn run(seed: u64) {
     }
     world.drain();
     let lost: Vec<u64> = world.acknowledged.difference(&world.arrived).copied().collect();
-    assert!(lost.is_empty() || world.hub.config.ttl.is_some(), "acknowledged and lost: {lost:?}");
+    assert!(lost.is_empty() || may_lose(&world.hub, seed), "acknowledged and lost: {lost:?}");
     // Counts of a hub that was killed are gone with it, so this is a bound from one side only.
     assert!(
-        !seed.is_multiple_of(3) || world.expired_total() > 0 || lost.is_empty(),
+        !may_lose(&world.hub, seed) || world.settled_unhappily() > 0 || lost.is_empty(),
         "lost without being counted: {lost:?}"
     );
     assert!(world.disk.blocks.is_empty() && world.disk.rows.is_empty());

@@ -28,11 +28,15 @@ impl Hub {
     pub fn handle_committed(&mut self, now: Now, id: u64, result: Result<Wrote, String>) {
         let Some(flight) = self.commit.take() else { return };
         assert_eq!(flight.id, id, "commits are answered in order");
+        self.end_eviction();
         match result {
             Ok(wrote) => {
-                self.store = wrote.full.map_or(StoreState::Sound, StoreState::Full);
                 self.committed(now, flight);
-                self.expired_on_disk(&wrote.expired);
+                self.settled_on_disk(&wrote.expired, |ledger, messages| ledger.expired += messages);
+                self.settled_on_disk(&wrote.evicted, |ledger, messages| ledger.evicted += messages);
+                self.looked_at_expiry();
+                self.take_room(wrote.room, wrote.full);
+                self.refuse_what_waits(now);
             }
             Err(reason) => {
                 self.store = StoreState::Broken(reason.clone());
@@ -44,6 +48,14 @@ impl Hub {
     /// The store was opened again after a failure.
     pub fn handle_reopened(&mut self) {
         self.store = StoreState::Sound;
+    }
+
+    /// Room came or went without a commit.
+    pub fn handle_room(&mut self, now: Now, room: u64, full: Option<String>) {
+        if !matches!(self.store, StoreState::Broken(_)) {
+            self.take_room(room, full);
+            self.refuse_what_waits(now);
+        }
     }
 
     fn committed(&mut self, now: Now, flight: InFlight) {
@@ -91,7 +103,7 @@ impl Hub {
         for (name, bytes) in flight.documents {
             self.documents.entry(name).or_insert(bytes);
         }
-        self.expired_on_disk(&[]);
+        self.looked_at_expiry();
         for (at, count) in flight.attempts {
             self.attempts.entry(at).or_insert(count);
         }
@@ -114,14 +126,14 @@ impl Hub {
             if entry.parents.is_empty()
                 && entry.targets.iter().all(|t| matches!(t.state, TargetState::Waiting | TargetState::Settled))
             {
-                self.withdraw(key, reason);
+                self.withdraw(key, &format!("the store is broken: {reason}"));
             }
         }
         self.resolve_parents(now);
     }
 
     /// Takes a message back out of its queues and tells its sender.
-    fn withdraw(&mut self, key: Key, reason: &str) {
+    pub(super) fn withdraw(&mut self, key: Key, reason: &str) {
         let queues: SmallVec<[QueueIx; 4]> =
             self.entries[key].targets.iter().filter(|t| t.state == TargetState::Waiting).map(|t| t.queue).collect();
         for queue in queues {
@@ -129,7 +141,7 @@ impl Hub {
             queue.extract(&mut self.entries, |_, k| k == key);
             queue.ledger.pending -= 1;
         }
-        self.lose(key, &format!("the store is broken: {reason}"));
+        self.lose(key, reason);
     }
 
     /// One more message of a stored block is settled.

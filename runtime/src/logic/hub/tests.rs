@@ -275,6 +275,7 @@ fn load(commits: &[Commit], request: &LoadRequest) -> Option<LoadedBlock> {
         bits: vec![],
         last_expiry: row.last_expiry,
         messages,
+        unreadable: None,
     })
 }
 
