@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn queries_are_read() {
-        let check = |text: &str, expected: Result<(bool, &[(&str, bool, Value)]), &str>| {
+        type Expected<'a> = Result<(bool, &'a [(&'a str, bool, Value)]), &'a str>;
+        let check = |text: &str, expected: Expected<'_>| {
             let read = Query::parse(text);
             match (read, expected) {
                 (Ok(query), Ok((modules, conditions))) => {
