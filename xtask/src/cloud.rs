@@ -17,7 +17,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What was typed.
 pub struct Wanted {
-    pub device: String,
+    /// The first one has what the others have not: modules that name no device.
+    pub devices: Vec<String>,
+    /// `insight`, or `Hannover02/insight`.
     pub modules: Vec<String>,
     pub listen: Option<SocketAddr>,
     pub key: Option<String>,
@@ -29,8 +31,13 @@ pub struct Wanted {
 /// Until stdin ends, or a signal comes.
 pub fn run(wanted: Wanted) -> Result<bool, String> {
     interrupt::catch()?;
-    let Wanted { device, modules, listen, key, grace_s, json, stay } = wanted;
-    let cloud = Arc::new(Cloud::start(Options { device, modules, listen, key, grace_s, ..Options::default() })?);
+    let Wanted { devices, modules, listen, key, grace_s, json, stay } = wanted;
+    let (named, modules): (Vec<String>, Vec<String>) = modules.into_iter().partition(|module| module.contains('/'));
+    let mut devices = devices.into_iter();
+    let device = devices.next().unwrap_or_else(|| Options::default().device);
+    let others = devices.chain(named).collect();
+    let options = Options { device, modules, others, listen, key, grace_s, ..Options::default() };
+    let cloud = Arc::new(Cloud::start(options)?);
     let mut events = cloud.events_from(0);
     show(json, &ready(&cloud))?;
     let over = Arc::new(AtomicBool::new(false));
@@ -52,13 +59,16 @@ pub fn run(wanted: Wanted) -> Result<bool, String> {
 
 fn ready(cloud: &Cloud) -> Value {
     let ready = cloud.ready();
-    let identities: Vec<&Identity> = std::iter::once(&ready.device).chain(&ready.modules).collect();
+    let identities: Vec<&Identity> =
+        std::iter::once(&ready.device).chain(&ready.modules).chain(&ready.others).collect();
     json!({
         "event": "ready",
         "address": ready.address,
         "proxy": ready.proxy,
         "caFile": ready.ca_file,
         "hostName": ready.host_name,
+        "policyConnectionString": ready.policy_connection_string,
+        "dps": ready.dps,
         "identities": identities,
     })
 }
@@ -93,9 +103,12 @@ fn show(json: bool, value: &Value) -> Result<(), String> {
 fn words(value: &Value) -> String {
     let Value::Object(fields) = value else { return value.to_string() };
     let mut text = format!("{:<13}", fields.get("event").and_then(Value::as_str).unwrap_or_default());
-    let shown = |name: &str| !matches!(name, "event" | "at_ms" | "identities");
+    let shown = |name: &str| !matches!(name, "event" | "at_ms" | "identities" | "policyConnectionString");
     for (name, value) in fields.iter().filter(|(name, value)| shown(name) && !value.is_null()) {
         text += &value.as_str().map_or_else(|| format!(" {name}={value}"), |word| format!(" {name}={word}"));
+    }
+    if let Some(policy) = fields.get("policyConnectionString").and_then(Value::as_str) {
+        text += &format!("\n  back end: {policy}");
     }
     for identity in fields.get("identities").and_then(Value::as_array).into_iter().flatten() {
         let part = |name: &str| identity[name].as_str().unwrap_or_default();

@@ -61,10 +61,10 @@ struct Bench {
 #[derive(FromArgs)]
 #[argh(subcommand, name = "cloud")]
 struct Cloud {
-    /// id of the device (default: Hannover01)
-    #[argh(option, default = "String::from(\"Hannover01\")")]
-    device: String,
-    /// id of a module; once for each
+    /// id of a device; once for each (default: Hannover01)
+    #[argh(option)]
+    device: Vec<String>,
+    /// id of a module of the first device, or DEVICE/MODULE; once for each
     #[argh(option)]
     module: Vec<String>,
     /// address and port to listen on (default: a free port of 127.0.0.1)
@@ -150,7 +150,7 @@ fn main() -> ExitCode {
             bench::run(&bench::Wanted { only: only.as_deref(), json, profile: &profile, runs })
         }
         Task::Cloud(Cloud { device, module, listen, key, grace, json, stay }) => {
-            cloud::run(cloud::Wanted { device, modules: module, listen, key, grace_s: grace, json, stay })
+            cloud::run(cloud::Wanted { devices: device, modules: module, listen, key, grace_s: grace, json, stay })
         }
         Task::Crash(Crash { cuts, kills, seed }) => crash::run(&crash::Wanted { cuts, kills, seed }),
         Task::Demo(Demo { keep }) => demo::run(keep),

@@ -1,4 +1,4 @@
-//! The official SDK that judges the emulator: a virtual environment of Python with exactly the packages that are written
+//! The official SDKs that judge the emulator: a virtual environment of Python with exactly the packages that are written
 //! down. Must never touch the machine's own Python packages.
 
 use std::fs;
@@ -19,7 +19,7 @@ pub fn install() -> Result<(), String> {
     if fs::read_to_string(venv.join(DONE)).is_ok_and(|done| done == text) && works() {
         return Ok(());
     }
-    println!("installing the Python SDK into {}", venv.display());
+    println!("installing the Python SDKs into {}", venv.display());
     if venv.exists() {
         fs::remove_dir_all(&venv).map_err(|e| format!("{}: {e}", venv.display()))?;
     }
@@ -46,11 +46,12 @@ fn make(venv: &Path) -> bool {
 
 /// An environment breaks when the Python that it was made with goes.
 fn works() -> bool {
-    let import = Command::new(python()).args(["-c", "import azure.iot.device"]).stderr(Stdio::null()).status();
+    let import =
+        Command::new(python()).args(["-c", "import azure.iot.device, azure.iot.hub"]).stderr(Stdio::null()).status();
     import.is_ok_and(|status| status.success())
 }
 
-/// The interpreter that has the SDK.
+/// The interpreter that has the SDKs.
 pub fn python() -> PathBuf {
     folder().join("bin/python")
 }

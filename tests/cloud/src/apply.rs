@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use crate::Cloud;
 use crate::command::Command;
 use crate::event::What;
-use crate::faults::{Acting, Faults, Own, Spring};
+use crate::faults::{Acting, Faults, Own, Refusing, Spring};
 use crate::peer::{Outgoing, random_key};
 use crate::ports::Job;
 use crate::topic::{self, Channel};
+use crate::twin::Change;
 use crate::world::{End, Order, World};
 
 /// For the answer to a method.
@@ -101,7 +102,10 @@ impl World {
                 self.say(What::Revoked { identity: identity.clone() });
                 self.end_of(Some(&identity), End::Close, "the keys were replaced");
             }
-            Command::Desired { identity, patch } => return self.set_desired(identity, patch),
+            Command::Desired { identity, patch } => {
+                let change = Change { desired: Some(patch), ..Change::default() };
+                return Ok(json!({"version": self.change_twin(&identity, change)?}));
+            }
             Command::C2d { identity, body, properties } => self.message_device(&identity, &body, properties)?,
             Command::Input { identity, input, body, properties } => {
                 self.message_input(&identity, &input, &body, &properties)?;
@@ -113,11 +117,27 @@ impl World {
                     return Err(format!("`{identity}` is not connected"));
                 }
             }
-            Command::Cut
-            | Command::Heal
-            | Command::Calm
-            | Command::WrongCertificate { .. }
-            | Command::Method { .. } => return Err("not for the world".to_owned()),
+            other => return self.apply_to_registry(other),
+        }
+        Ok(Value::Null)
+    }
+
+    /// What concerns identities beside their connections, and the REST interfaces.
+    fn apply_to_registry(&mut self, command: Command) -> Result<Value, String> {
+        match command {
+            Command::RestStatus { status, retry_after_s, count } => {
+                self.faults.rest = refusing(status, retry_after_s, count)?;
+            }
+            Command::DpsStatus { status, retry_after_s, count } => {
+                self.faults.dps = refusing(status, retry_after_s, count)?;
+            }
+            Command::DpsOutcome { outcome } => self.faults.dps_outcome = outcome,
+            Command::Disable { identity } => self.set_enabled(&identity, false)?,
+            Command::Enable { identity } => self.set_enabled(&identity, true)?,
+            Command::Enrol { registration, device, key } => {
+                return Ok(json!({"key": self.dps.enrol(&registration, device, key)?}));
+            }
+            _ => return Err("not for the world".to_owned()),
         }
         Ok(Value::Null)
     }
@@ -145,17 +165,6 @@ impl World {
         set(&mut self.own(identity)?.now);
         self.wake();
         Ok(())
-    }
-
-    fn set_desired(&mut self, identity: String, patch: Value) -> Result<Value, String> {
-        let peer = self.peer(&identity)?;
-        let subscribed = peer.subscriptions.contains_key(&Channel::Desired);
-        let (version, body) = peer.twin.set_desired(patch.clone())?;
-        let topic = topic::desired(version);
-        let outgoing = Outgoing { topic, body: bytes(&body), channel: Channel::Desired };
-        let notified = subscribed && self.order(&identity, Order::Send(outgoing));
-        self.say(What::Desired { identity, patch, version, notified });
-        Ok(json!({"version": version}))
     }
 
     fn message_device(
@@ -194,12 +203,21 @@ impl World {
     fn call(&mut self, identity: &str, name: &str, payload: &Value) -> Result<String, String> {
         let subscribed = self.peer(identity)?.subscriptions.contains_key(&Channel::Methods);
         check(name.to_owned())?;
-        let rid = self.new_call(identity);
+        let rid = self.new_call(identity, None);
         let outgoing = Outgoing { topic: topic::method(name, &rid), body: bytes(payload), channel: Channel::Methods };
         if !(subscribed && self.order(identity, Order::Send(outgoing))) {
             self.answer_call(identity, &rid, 404, Value::Null);
         }
         Ok(rid)
+    }
+}
+
+/// 0 is none.
+fn refusing(status: u16, retry_after_s: Option<u32>, count: Option<u32>) -> Result<Option<Refusing>, String> {
+    match status {
+        0 => Ok(None),
+        400..600 => Ok(Some(Refusing { status, retry_after_s, count })),
+        other => Err(format!("status: {other} is no HTTP error")),
     }
 }
 

@@ -9,6 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use time::{Duration, OffsetDateTime};
 
 use crate::command::Wrong;
+use crate::dps;
 
 pub struct Authority {
     host: String,
@@ -39,7 +40,10 @@ impl Authority {
         wrong: Option<Wrong>,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), rcgen::Error> {
         let host = if wrong == Some(Wrong::OtherHost) { "another.example" } else { &self.host };
-        let mut params = CertificateParams::new(vec![host.to_owned()])?;
+        let mut names = vec![host.to_owned()];
+        // Two names and one door: a proxy leads to it from either.
+        names.extend((wrong != Some(Wrong::OtherHost)).then(|| dps::HOST.to_owned()));
+        let mut params = CertificateParams::new(names)?;
         params.distinguished_name.push(DnType::CommonName, host);
         params.use_authority_key_identifier_extension = true;
         params.key_usages.push(KeyUsagePurpose::DigitalSignature);

@@ -11,9 +11,13 @@ use serde_json::Value;
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
     /// Ends every connection with a reset.
-    Drop { identity: Option<String> },
+    Drop {
+        identity: Option<String>,
+    },
     /// Ends every connection in peace.
-    Close { identity: Option<String> },
+    Close {
+        identity: Option<String>,
+    },
     /// Ends every connection, and refuses new ones like a machine that is down.
     Cut,
     /// Listens again, on the same ports.
@@ -30,9 +34,15 @@ pub enum Command {
         on: bool,
     },
     /// Answers every CONNECT with this code; 0 ends it.
-    Connack { code: u8, identity: Option<String> },
+    Connack {
+        code: u8,
+        identity: Option<String>,
+    },
     /// Answers every upgrade to WebSocket with this HTTP status; 0 ends it.
-    Http { status: u16, retry_after_s: Option<u32> },
+    Http {
+        status: u16,
+        retry_after_s: Option<u32>,
+    },
     /// Stores what is published, but holds back the acknowledgements until it ends.
     NoPuback {
         #[serde(default = "yes")]
@@ -40,15 +50,29 @@ pub enum Command {
         identity: Option<String>,
     },
     /// At most so many acknowledgements a second and connection; 0 ends it.
-    Throttle { per_second: f64, identity: Option<String> },
+    Throttle {
+        per_second: f64,
+        identity: Option<String>,
+    },
     /// Each acknowledgement comes so much later; 0 ends it.
-    Latency { ms: u64, identity: Option<String> },
+    Latency {
+        ms: u64,
+        identity: Option<String>,
+    },
     /// Ends every connection, and refuses the tokens that were used so far.
-    ExpireTokens { identity: Option<String> },
+    ExpireTokens {
+        identity: Option<String>,
+    },
     /// Tokens expire so long after they were first used, if not before; 0 ends it.
-    TokenLife { seconds: u64, identity: Option<String> },
+    TokenLife {
+        seconds: u64,
+        identity: Option<String>,
+    },
     /// Answers what concerns the twin with this status, and does nothing; 0 ends it.
-    TwinStatus { status: u16, identity: Option<String> },
+    TwinStatus {
+        status: u16,
+        identity: Option<String>,
+    },
     /// Closes before a publish is stored.
     CloseOnPublish {
         #[serde(flatten)]
@@ -62,15 +86,54 @@ pub enum Command {
         identity: Option<String>,
     },
     /// Sends half of the next frame, and closes.
-    CloseMidFrame { identity: Option<String> },
+    CloseMidFrame {
+        identity: Option<String>,
+    },
     /// Cuts what is sent into frames of at most so many bytes, across packets; 0 ends it.
-    FrameBytes { max: usize },
+    FrameBytes {
+        max: usize,
+    },
     /// For connections from now on; without `kind` the good one again.
-    WrongCertificate { kind: Option<Wrong> },
+    WrongCertificate {
+        kind: Option<Wrong>,
+    },
     /// Of the `Date` in HTTP answers.
-    Date { skew_s: i64 },
+    Date {
+        skew_s: i64,
+    },
     /// New keys; the connection is closed, and old tokens are refused.
-    Revoke { identity: String },
+    Revoke {
+        identity: String,
+    },
+    /// Off, as a back end switches a device off: its connection is closed, and it cannot come back.
+    Disable {
+        identity: String,
+    },
+    Enable {
+        identity: String,
+    },
+    /// Answers REST requests with this HTTP status, `count` of them or until 0 ends it.
+    RestStatus {
+        status: u16,
+        retry_after_s: Option<u32>,
+        count: Option<u32>,
+    },
+    /// The same for the provisioning side.
+    DpsStatus {
+        status: u16,
+        retry_after_s: Option<u32>,
+        count: Option<u32>,
+    },
+    /// What registrations come to; without `outcome` they are assigned again.
+    DpsOutcome {
+        outcome: Option<DpsOutcome>,
+    },
+    /// Enrols one device for itself; its key comes back.
+    Enrol {
+        registration: String,
+        device: Option<String>,
+        key: Option<String>,
+    },
     /// The proxy answers 403.
     DenyProxy {
         #[serde(default = "yes")]
@@ -79,7 +142,10 @@ pub enum Command {
     /// Ends all faults.
     Calm,
     /// Patches desired properties.
-    Desired { identity: String, patch: Value },
+    Desired {
+        identity: String,
+        patch: Value,
+    },
     /// Calls a method; its answer is an event.
     Method {
         identity: String,
@@ -104,7 +170,10 @@ pub enum Command {
         properties: BTreeMap<String, String>,
     },
     /// Bytes as they are into the MQTT stream, in base64: for clients that must bear nonsense.
-    Bytes { identity: String, base64: String },
+    Bytes {
+        identity: String,
+        base64: String,
+    },
 }
 
 /// Which publish it is about.
@@ -125,6 +194,16 @@ pub enum Wrong {
     OtherCa,
     OtherHost,
     Expired,
+}
+
+/// Of a registration, instead of `assigned`; `assigning` never ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DpsOutcome {
+    Assigning,
+    Failed,
+    Disabled,
+    Unassigned,
 }
 
 fn yes() -> bool {

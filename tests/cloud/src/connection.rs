@@ -1,6 +1,8 @@
 //! One connection from its first byte to its end: proxy, TLS, HTTP, WebSocket, MQTT. Must never decide what a packet means:
 //! it carries bytes to the session and back.
 
+mod web;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -76,6 +78,12 @@ pub struct Connection {
     traffic: Arc<Traffic>,
 }
 
+/// What a connection turned out to be.
+enum Begun {
+    Mqtt { web_socket: bool, early: Vec<u8> },
+    Rest { first: Request, early: Vec<u8> },
+}
+
 enum Turn {
     Read(io::Result<usize>),
     Order(Order),
@@ -109,8 +117,9 @@ impl Connection {
             }
         };
         let talked = async {
-            if let Err(Stop { code, reason }) = self.talk(stream, through_proxy).await {
-                self.shared.world().end(self.link, End::Close, code, &reason);
+            match self.talk(stream, through_proxy).await {
+                Ok(()) => self.shared.world().finish(self.link),
+                Err(Stop { code, reason }) => self.shared.world().end(self.link, End::Close, code, &reason),
             }
         };
         or(ended, talked).await;
@@ -126,7 +135,8 @@ impl Connection {
         let mut stream = within(HANDSHAKE_WITHIN, "TLS", accept).await?;
         let begun = within(HANDSHAKE_WITHIN, "the request", self.greet(&mut stream)).await;
         let result = match begun {
-            Ok((web_socket, early)) => self.pump(&mut stream, web_socket, early).await,
+            Ok(Begun::Mqtt { web_socket, early }) => self.pump(&mut stream, web_socket, early).await,
+            Ok(Begun::Rest { first, early }) => self.answer_requests(&mut stream, first, early).await,
             Err(stop) => Err(stop),
         };
         let _ = within(CLOSE_WITHIN, "the close", async { stream.close().await.or_else(|_| stop("")) }).await;
@@ -159,28 +169,29 @@ impl Connection {
         if status == 200 { Ok(()) } else { stop(format!("the proxy answered {status}")) }
     }
 
-    /// Whether it is a WebSocket, and what came behind the request.
-    async fn greet(&self, stream: &mut TlsStream<Counted>) -> Result<(bool, Vec<u8>), Stop> {
+    async fn greet(&self, stream: &mut TlsStream<Counted>) -> Result<Begun, Stop> {
         let mut first = vec![0; READ_BYTES];
         let length = stream.read(&mut first).await.or_else(stop_io)?;
         first.truncate(length);
         if first.first() == Some(&CONNECT) {
-            return Ok((false, first));
+            return Ok(Begun::Mqtt { web_socket: false, early: first });
         }
         let (request, early) = read_request(stream, first).await?;
         let answer = {
             let world = self.shared.world();
             let date = upgrade::date(world.faults.date_skew_s);
             match (request.route(), world.faults.http) {
-                (_, Some((status, retry_after_s))) => upgrade::plain(status, "by command", &date, retry_after_s),
-                (Route::WebSocket, None) => request.upgrade(&date),
-                (Route::Nobody, None) => upgrade::plain(404, "nothing is here", &date, None),
+                (Route::Rest(_), _) => None,
+                (_, Some((status, retry_after_s))) => Some(upgrade::plain(status, "by command", &date, retry_after_s)),
+                (Route::WebSocket, None) => Some(request.upgrade(&date)),
+                (Route::Nobody, None) => Some(upgrade::plain(404, "nothing is here", &date, None)),
             }
         };
+        let Some(answer) = answer else { return Ok(Begun::Rest { first: request, early }) };
         stream.write_all(&answer.bytes).await.or_else(stop_io)?;
         stream.flush().await.or_else(stop_io)?;
         if answer.status == 101 {
-            return Ok((true, early));
+            return Ok(Begun::Mqtt { web_socket: true, early });
         }
         self.shared.world().say(What::Http { path: request.target, status: answer.status });
         stop(format!("HTTP {}", answer.status))
@@ -301,10 +312,19 @@ impl Connection {
 }
 
 /// The head and what came behind it.
-async fn read_request(stream: &mut (impl AsyncRead + Unpin), mut bytes: Vec<u8>) -> Result<(Request, Vec<u8>), Stop> {
+async fn read_request(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    mut bytes: Vec<u8>,
+) -> Result<(Request, Vec<u8>), Stop> {
     let mut buffer = [0; 4096];
     loop {
-        if let Some(request) = Request::parse(&bytes).or_else(stop)? {
+        let parsed = Request::parse(&bytes);
+        if let Err(reason) = &parsed {
+            // The connection ends either way: whether the client hears of it is its own affair.
+            let _ = stream.write_all(&upgrade::plain(400, reason, &upgrade::date(0), None).bytes).await;
+            let _ = stream.flush().await;
+        }
+        if let Some(request) = parsed.or_else(stop)? {
             let early = bytes.split_off(request.length);
             return Ok((request, early));
         }

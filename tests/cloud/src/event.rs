@@ -91,6 +91,44 @@ pub enum What {
     Revoked {
         identity: String,
     },
+    /// `by`: the policy, `device` for its own modules, `deployment` or `dps`.
+    IdentityCreated {
+        identity: String,
+        by: String,
+        generation: String,
+    },
+    IdentityUpdated {
+        identity: String,
+        by: String,
+    },
+    IdentityDeleted {
+        identity: String,
+        by: String,
+    },
+    /// It was switched on or off.
+    IdentityStatus {
+        identity: String,
+        enabled: bool,
+    },
+    /// A back end changed a twin; with `replaces` it gave the whole. What the client is told is in `desired`.
+    TwinPatched {
+        identity: String,
+        tags: Option<Value>,
+        desired: Option<Value>,
+        replaces: bool,
+    },
+    /// A deployment for one device.
+    Configured {
+        device: String,
+        modules: Vec<String>,
+    },
+    /// Of the provisioning side: `assigning`, then what came of it; `refused` with the reason when the key was not proved.
+    Registration {
+        registration: String,
+        status: String,
+        device: Option<String>,
+        reason: Option<String>,
+    },
     Error {
         message: String,
     },

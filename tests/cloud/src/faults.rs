@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::command::{Trap, Wrong};
+use crate::command::{DpsOutcome, Trap, Wrong};
 
 /// Traps that wait at a time, for one scope.
 const TRAPS_MAX: usize = 64;
@@ -17,8 +17,21 @@ pub struct Faults {
     pub wrong: Option<Wrong>,
     pub date_skew_s: i64,
     pub frame_bytes_max: Option<usize>,
+    /// Of REST, and of the provisioning side.
+    pub rest: Option<Refusing>,
+    pub dps: Option<Refusing>,
+    pub dps_outcome: Option<DpsOutcome>,
     all: Own,
     single: BTreeMap<String, Own>,
+}
+
+/// Requests that are refused whatever they ask.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusing {
+    pub status: u16,
+    pub retry_after_s: Option<u32>,
+    /// So many; `None` is until it is ended.
+    pub count: Option<u32>,
 }
 
 /// Of one identity, or of all.
@@ -78,11 +91,30 @@ impl Faults {
         single.or(all)
     }
 
+    /// Status and `Retry-After`. Asked once a request.
+    pub fn takes_rest(&mut self) -> Option<(u16, Option<u32>)> {
+        takes(&mut self.rest)
+    }
+
+    pub fn takes_dps(&mut self) -> Option<(u16, Option<u32>)> {
+        takes(&mut self.dps)
+    }
+
     /// Once.
     pub fn takes_mid_frame(&mut self, identity: &str) -> bool {
         let single = self.single.get_mut(identity).is_some_and(|own| std::mem::take(&mut own.close_mid_frame));
         single || std::mem::take(&mut self.all.close_mid_frame)
     }
+}
+
+fn takes(refusing: &mut Option<Refusing>) -> Option<(u16, Option<u32>)> {
+    let Refusing { status, retry_after_s, count } = (*refusing)?;
+    match count {
+        Some(0 | 1) => *refusing = None,
+        Some(left) => *refusing = Some(Refusing { status, retry_after_s, count: Some(left - 1) }),
+        None => {}
+    }
+    Some((status, retry_after_s))
 }
 
 impl Own {

@@ -4,14 +4,17 @@
 
 mod apply;
 mod certificate;
+mod clock;
 mod command;
 mod connection;
+mod dps;
 mod event;
 mod faults;
 mod frames;
 mod journal;
 mod peer;
 mod ports;
+mod registry;
 pub mod sas;
 mod session;
 pub mod topic;
@@ -19,7 +22,7 @@ mod twin;
 mod upgrade;
 mod world;
 
-pub use command::{Command, Trap, Wrong};
+pub use command::{Command, DpsOutcome, Trap, Wrong};
 pub use event::{Event, Telemetry, What};
 pub use journal::Stored;
 
@@ -35,6 +38,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use connection::Shared;
+use dps::Dps;
 use journal::Journal;
 use peer::{Peer, random_key};
 use ports::{Job, Port};
@@ -48,12 +52,16 @@ const JOBS_MAX: usize = 256;
 pub struct Options {
     pub device: String,
     pub modules: Vec<String>,
+    /// More identities, such as `Hannover02` and `Hannover02/insight`; others can be made over REST.
+    pub others: Vec<String>,
     /// Default: a free port of 127.0.0.1.
     pub listen: Option<SocketAddr>,
     pub listen_proxy: Option<SocketAddr>,
     pub host_name: String,
-    /// The primary key of every identity, in base64; default: random ones.
+    /// The primary key of every identity, of the policy and of the group, in base64; default: random ones.
     pub key: Option<String>,
+    /// Of the provisioning side.
+    pub id_scope: String,
     /// A token is taken so long after its expiry.
     pub grace_s: u64,
     /// User and password that the proxy wants.
@@ -67,10 +75,12 @@ impl Default for Options {
         Options {
             device: "Hannover01".to_owned(),
             modules: Vec::new(),
+            others: Vec::new(),
             listen: None,
             listen_proxy: None,
             host_name: "skerry-test.azure-devices.net".to_owned(),
             key: None,
+            id_scope: "0ne0SKERRY0".to_owned(),
             grace_s: 0,
             proxy_login: None,
             keep_telemetry: true,
@@ -97,6 +107,21 @@ pub struct Ready {
     pub ca_file: PathBuf,
     pub device: Identity,
     pub modules: Vec<Identity>,
+    pub others: Vec<Identity>,
+    /// Of a back end that may do everything.
+    pub policy_connection_string: String,
+    pub dps: Provisioning,
+}
+
+/// What a device is told that has no connection string.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Provisioning {
+    /// Only the proxy leads to it by this name; `address` is the same door.
+    pub host: String,
+    pub id_scope: String,
+    /// In base64; devices derive their own from it.
+    pub group_key: String,
 }
 
 /// `Hannover01` or `Hannover01/insight`.
@@ -143,6 +168,9 @@ impl Cloud {
         let identity =
             |peer: &Peer| Identity { id: peer.id(), connection_string: peer.connection_string(&options.host_name) };
         let mut identities: Vec<Identity> = peers.iter().map(identity).collect();
+        let others = identities.split_off(1 + options.modules.len());
+        let key = || options.key.clone().map_or_else(random_key, Ok);
+        let (policy_key, group_key) = (key()?, key()?);
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let open = |wanted: Option<SocketAddr>| {
             let wanted = wanted.unwrap_or(free);
@@ -156,9 +184,18 @@ impl Cloud {
             ca_file,
             device: identities.remove(0),
             modules: identities,
+            others,
+            policy_connection_string: sas::policy_connection_string(&options.host_name, registry::POLICY, &policy_key),
+            dps: Provisioning {
+                host: dps::HOST.to_owned(),
+                id_scope: options.id_scope.clone(),
+                group_key: group_key.clone(),
+            },
         };
         let journal = Arc::new(Journal::default());
-        let world = World::new(&options.host_name, options.grace_s, options.keep_telemetry, peers, journal.clone());
+        let mut world = World::new(&options.host_name, peers, Dps::new(&options.id_scope, group_key), journal.clone());
+        (world.grace_s, world.keep_telemetry) = (options.grace_s, options.keep_telemetry);
+        world.policy_key = policy_key;
         let tls = authority.server(None)?;
         let shared = Arc::new(Shared::new(world, authority, tls, options.proxy_login));
         let jobs = async_channel::bounded(JOBS_MAX);
@@ -279,12 +316,24 @@ impl Events {
     }
 }
 
-/// The device first.
+/// The device first, then its modules, then the others.
 fn peers(options: &Options) -> Result<Vec<Peer>, String> {
-    let modules = options.modules.iter().map(|module| Some(module.as_str()));
-    let peer = |module| {
+    let modules = options.modules.iter().map(|module| (options.device.as_str(), Some(module.as_str())));
+    let others = options.others.iter();
+    let others =
+        others.map(|id| id.split_once('/').map_or((id.as_str(), None), |(device, module)| (device, Some(module))));
+    let all: Vec<_> = std::iter::once((options.device.as_str(), None)).chain(modules).chain(others).collect();
+    let mut peers: Vec<Peer> = Vec::new();
+    for (device, module) in all {
         let primary = options.key.clone().map_or_else(random_key, Ok)?;
-        Ok(Peer::new(&options.device, module, [primary, random_key()?]))
-    };
-    std::iter::once(None).chain(modules).map(peer).collect()
+        let peer = Peer::new(device, module, [primary, random_key()?]);
+        if peers.iter().any(|other| other.id() == peer.id()) {
+            return Err(format!("there are two identities `{}`", peer.id()));
+        }
+        if module.is_some() && !peers.iter().any(|other| other.module.is_none() && other.device == device) {
+            return Err(format!("`{}` is a module of no device", peer.id()));
+        }
+        peers.push(peer);
+    }
+    Ok(peers)
 }

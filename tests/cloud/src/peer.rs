@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use data_encoding::BASE64;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::clock::{iso, unix_ms};
+use crate::registry::{Proof, Record};
 use crate::sas::{self, Token};
 use crate::topic::Channel;
 use crate::twin::Twin;
@@ -22,6 +24,7 @@ pub struct Peer {
     /// Primary and secondary.
     pub keys: [String; 2],
     pub twin: Twin,
+    pub record: Record,
     /// There is a session from an earlier connection.
     pub session: bool,
     /// By channel, the granted QoS.
@@ -72,7 +75,8 @@ impl Peer {
             device: device.to_owned(),
             module: module.map(str::to_owned),
             keys,
-            twin: Twin::default(),
+            twin: Twin::new(&iso(unix_ms())),
+            record: Record::new(device, Proof::Sas, false),
             session: false,
             subscriptions: BTreeMap::new(),
             link: None,
@@ -91,6 +95,11 @@ impl Peer {
 
     pub fn connection_string(&self, host: &str) -> String {
         sas::connection_string(host, &self.device, self.module.as_deref(), &self.keys[0])
+    }
+
+    /// As the registry says it.
+    pub fn connection_state(&self) -> &'static str {
+        if self.link.is_some() { "Connected" } else { "Disconnected" }
     }
 
     fn resource(&self, host: &str) -> String {
@@ -153,6 +162,10 @@ impl Peer {
         self.waiting.push_back((self.next_waiting, outgoing));
         self.next_waiting += 1;
         Ok(())
+    }
+
+    pub fn waiting_count(&self) -> usize {
+        self.waiting.len()
     }
 
     /// What waits behind this number and can be sent, with the QoS.

@@ -58,6 +58,13 @@ impl Token {
         let twice = || decode(&once).is_some_and(|twice| twice.eq_ignore_ascii_case(resource));
         once.eq_ignore_ascii_case(resource) || twice()
     }
+
+    /// Whether it was made for this resource, or for one that it lies in.
+    pub fn covers(&self, resource: &str) -> bool {
+        let Some(own) = decode(&self.resource) else { return false };
+        let inside = |(head, rest): (&str, &str)| head.eq_ignore_ascii_case(&own) && rest.starts_with('/');
+        self.is_for(resource) || resource.split_at_checked(own.len()).is_some_and(inside)
+    }
 }
 
 /// A token as a client makes it; `key` in base64.
@@ -72,4 +79,15 @@ pub fn sign(resource: &str, key: &str, expiry: u64) -> Option<String> {
 pub fn connection_string(host: &str, device: &str, module: Option<&str>, key: &str) -> String {
     let module = module.map_or_else(String::new, |module| format!(";ModuleId={module}"));
     format!("HostName={host};DeviceId={device}{module};SharedAccessKey={key}")
+}
+
+/// The same for a back end.
+pub fn policy_connection_string(host: &str, policy: &str, key: &str) -> String {
+    format!("HostName={host};SharedAccessKeyName={policy};SharedAccessKey={key}")
+}
+
+/// What a device of a group proves itself with; keys in base64.
+pub fn derive_key(group_key: &str, registration: &str) -> Option<String> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &BASE64.decode(group_key.as_bytes()).ok()?);
+    Some(BASE64.encode(hmac::sign(&key, registration.as_bytes()).as_ref()))
 }

@@ -1,6 +1,9 @@
 //! The MQTT side of one connection, from CONNECT to the end: packets in, packets out, and its timers. Must never do I/O, and
 //! never go on after a packet that breaks the rules.
 
+mod packet;
+mod registrant;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -11,14 +14,15 @@ use mqtt_proto::v3::{
 use mqtt_proto::{Pid, QoS, QosPid, TopicName};
 use serde_json::Value;
 
+use crate::clock::unix_ms;
 use crate::event::{Telemetry, What};
 use crate::faults::{Acting, Spring};
 use crate::peer::{Outgoing, Pass};
-use crate::topic::{Channel, MESSAGE_BYTES_MAX, Properties, Upward, twin_answer};
-use crate::world::{Denied, Order, World, unix_ms, will_property};
+use crate::topic::{Channel, Upward, twin_answer};
+use crate::world::{Denied, Order, World};
+use packet::{check_size, packet_length, telemetry};
+use registrant::Registrant;
 
-/// The largest message, a long topic, and some air.
-const PACKET_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
 /// The cloud's ceiling, also for clients that want none.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(1767);
@@ -29,6 +33,8 @@ pub struct Session {
     link: u64,
     web_socket: bool,
     who: Option<Who>,
+    /// Instead of `who`, of one who wants to be provisioned.
+    registrant: Option<Registrant>,
     /// Not taken apart yet.
     input: Vec<u8>,
     output: Vec<u8>,
@@ -70,6 +76,7 @@ impl Session {
             link,
             web_socket,
             who: None,
+            registrant: None,
             input: Vec::new(),
             output: Vec::new(),
             acting: Acting::default(),
@@ -135,7 +142,7 @@ impl Session {
     }
 
     pub fn next_timeout(&self) -> Instant {
-        if self.who.is_none() {
+        if !self.is_named() {
             return self.begun + CONNECT_WITHIN;
         }
         let mut next = self.heard + self.keep_alive;
@@ -149,10 +156,10 @@ impl Session {
     }
 
     pub fn on_timeout(&mut self, now: Instant) -> Result<(), Stop> {
-        if self.who.is_none() && now >= self.begun + CONNECT_WITHIN {
+        if !self.is_named() && now >= self.begun + CONNECT_WITHIN {
             return stop("no CONNECT within a minute");
         }
-        if self.who.is_some() && now >= self.heard + self.keep_alive {
+        if self.is_named() && now >= self.heard + self.keep_alive {
             return stop("nothing heard for one and a half times the keep-alive");
         }
         if self.token_end.is_some_and(|end| now >= end) {
@@ -174,6 +181,9 @@ impl Session {
     }
 
     fn handle_packet(&mut self, world: &mut World, now: Instant, packet: Packet) -> Result<(), Stop> {
+        if self.registrant.is_some() {
+            return self.handle_registrant(world, packet);
+        }
         match (packet, self.who.is_some()) {
             (Packet::Connect(connect), false) => self.connect(world, &connect),
             (_, false) => stop("the first packet was no CONNECT"),
@@ -203,7 +213,19 @@ impl Session {
         }
     }
 
+    fn is_named(&self) -> bool {
+        self.who.is_some() || self.registrant.is_some()
+    }
+
+    fn set_keep_alive(&mut self, seconds: u16) {
+        let asked = Duration::from_millis(u64::from(seconds) * 1500);
+        self.keep_alive = if asked.is_zero() { KEEP_ALIVE_MAX } else { asked.min(KEEP_ALIVE_MAX) };
+    }
+
     fn connect(&mut self, world: &mut World, connect: &Connect) -> Result<(), Stop> {
+        if let Some(registered) = self.connect_registrant(world, connect) {
+            return registered;
+        }
         match world.connect(self.link, connect, self.web_socket) {
             Ok(accepted) => {
                 let (device, module) = match accepted.identity.split_once('/') {
@@ -216,8 +238,7 @@ impl Session {
                 }
                 self.who = Some(Who { identity: accepted.identity, device, module });
                 self.pass = Some(accepted.pass);
-                let asked = Duration::from_millis(u64::from(connect.keep_alive) * 1500);
-                self.keep_alive = if asked.is_zero() { KEEP_ALIVE_MAX } else { asked.min(KEEP_ALIVE_MAX) };
+                self.set_keep_alive(connect.keep_alive);
                 self.put(&Connack::new(accepted.session_present, ConnectReturnCode::Accepted).into());
                 self.refresh(world);
                 self.send_waiting(world);
@@ -392,46 +413,6 @@ impl Session {
         if let Ok(bytes) = packet.encode() {
             self.output.extend_from_slice(bytes.as_ref());
         }
-    }
-}
-
-/// Of the packet at the start; `None` when it is not all there.
-fn packet_length(bytes: &[u8]) -> Result<Option<usize>, Stop> {
-    let mut length = 0usize;
-    for (at, byte) in bytes.iter().skip(1).take(4).enumerate() {
-        length |= usize::from(byte & 0x7F) << (7 * at);
-        if length > PACKET_BYTES_MAX {
-            return stop(format!("a packet of more than {PACKET_BYTES_MAX} bytes"));
-        }
-        if byte & 0x80 == 0 {
-            let total = 2 + at + length;
-            return Ok((total <= bytes.len()).then_some(total));
-        }
-        if at == 3 {
-            return stop("malformed: the length of a packet has five bytes");
-        }
-    }
-    Ok(None)
-}
-
-fn check_size(body: &[u8], system: &Properties, properties: &Properties) -> Result<(), Stop> {
-    let length = |(key, value): (&String, &Option<String>)| key.len() + value.as_ref().map_or(0, String::len);
-    let bytes = body.len() + system.iter().chain(properties).map(length).sum::<usize>();
-    if bytes > MESSAGE_BYTES_MAX {
-        return stop(format!("a message of {bytes} bytes; the limit is {MESSAGE_BYTES_MAX}"));
-    }
-    Ok(())
-}
-
-/// A will, as the message that it becomes.
-fn telemetry(identity: &str, topic: &str, body: &[u8]) -> Result<Telemetry, Stop> {
-    match Upward::parse(topic) {
-        Ok(Upward::Telemetry { system, mut properties, .. }) => {
-            properties.extend(will_property());
-            let (identity, topic, body) = (identity.to_owned(), topic.to_owned(), body.to_vec());
-            Ok(Telemetry { identity, topic, properties, system, body, dup: false, qos: 0, at_ms: unix_ms() })
-        }
-        _ => stop(format!("a will to `{topic}`")),
     }
 }
 

@@ -7,11 +7,14 @@ use bytes::Bytes;
 use mqtt_proto::v3::{Connect, Packet, Publish, Subscribe};
 use mqtt_proto::{Pid, QoS, QosPid};
 
-use super::{PACKET_BYTES_MAX, Session};
+use super::Session;
+use super::packet::PACKET_BYTES_MAX;
+use crate::clock::unix_ms;
+use crate::dps::Dps;
 use crate::journal::Journal;
 use crate::peer::Peer;
 use crate::sas;
-use crate::world::{Traffic, World, unix_ms};
+use crate::world::{Traffic, World};
 
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -42,7 +45,7 @@ fn good() -> Vec<Packet> {
 /// Whether the session took all of it; what it keeps must stay bounded.
 fn feed(bytes: &[u8], piece: usize) -> bool {
     let peer = Peer::new("dev", Some("mod"), [KEY.to_owned(), KEY.to_owned()]);
-    let mut world = World::new("hub", 0, true, vec![peer], Arc::new(Journal::default()));
+    let mut world = World::new("hub", vec![peer], Dps::new("scope", KEY.to_owned()), Arc::new(Journal::default()));
     let (orders, _orders) = async_channel::bounded(1);
     let (end, _end) = async_channel::bounded(1);
     let link = world.begin(orders, end, Arc::new(Traffic::default())).expect("room");

@@ -9,41 +9,103 @@ const TEXT_BYTES_MAX: usize = 4096;
 const SECTION_BYTES_MAX: usize = 32 * 1024;
 const INTEGERS: std::ops::RangeInclusive<i64> = -4_503_599_627_370_496..=4_503_599_627_370_495;
 
+const TAGS_BYTES_MAX: usize = 8 * 1024;
+
 #[derive(Clone, Debug)]
 pub struct Twin {
     desired: Section,
     reported: Section,
+    /// Only back ends see them.
+    tags: Map<String, Value>,
+    /// Of what back ends change, from 1.
+    edition: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Section {
     properties: Map<String, Value>,
+    /// When each of them changed, in the form of the cloud.
+    metadata: Map<String, Value>,
     version: u64,
 }
 
-impl Default for Twin {
-    fn default() -> Twin {
-        let empty = Section { properties: Map::new(), version: 1 };
-        Twin { desired: empty.clone(), reported: empty }
-    }
+/// By a back end: parts that are `None` stay as they are.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    pub desired: Option<Value>,
+    pub tags: Option<Value>,
+    /// The whole, and not a patch.
+    pub replaces: bool,
+}
+
+/// Of desired properties: what a client is told.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    pub version: u64,
+    pub patch: Value,
+    /// The patch with its version.
+    pub body: Value,
 }
 
 impl Twin {
-    /// As the answer to a GET has it.
+    /// `at` is now, in the form of the cloud.
+    pub fn new(at: &str) -> Twin {
+        let metadata = Map::from_iter([("$lastUpdated".to_owned(), json!(at))]);
+        let empty = Section { properties: Map::new(), metadata, version: 1 };
+        Twin { desired: empty.clone(), reported: empty, tags: Map::new(), edition: 1 }
+    }
+
+    /// As the answer to a client's GET has it.
     pub fn view(&self) -> Value {
         json!({"desired": self.desired.view(), "reported": self.reported.view()})
     }
 
-    /// The new version, and the notification's body.
-    pub fn set_desired(&mut self, patch: Value) -> Result<(u64, Value), String> {
-        let mut patch = self.desired.patch(patch)?;
-        patch.insert("$version".to_owned(), json!(self.desired.version));
-        Ok((self.desired.version, Value::Object(patch)))
+    /// As a back end sees the two.
+    pub fn properties(&self) -> Value {
+        json!({"desired": self.desired.full_view(), "reported": self.reported.full_view()})
+    }
+
+    pub fn tags(&self) -> &Map<String, Value> {
+        &self.tags
+    }
+
+    pub fn edition(&self) -> u64 {
+        self.edition
+    }
+
+    /// All of it or nothing; what the client is to hear.
+    pub fn change(&mut self, change: Change, at: &str) -> Result<Option<Desired>, String> {
+        let mut after = self.clone();
+        after.edition += 1;
+        if let Some(tags) = change.tags {
+            let Value::Object(tags) = tags else { return Err("tags are an object".to_owned()) };
+            check_object(&tags, 0, true)?;
+            if change.replaces {
+                after.tags.clear();
+            }
+            merge(&mut after.tags, &tags);
+            let bytes = size_of(&after.tags);
+            if bytes > TAGS_BYTES_MAX {
+                return Err(format!("the tags would have {bytes} bytes, at most {TAGS_BYTES_MAX}"));
+            }
+        }
+        let told = match change.desired {
+            Some(desired) if change.replaces => Some(after.desired.replace(desired, at)?),
+            Some(desired) => Some(after.desired.patch(desired, at, true)?),
+            None => None,
+        };
+        let version = after.desired.version;
+        *self = after;
+        Ok(told.map(|patch| {
+            let mut body = patch.clone();
+            body.insert("$version".to_owned(), json!(version));
+            Desired { version, patch: Value::Object(patch), body: Value::Object(body) }
+        }))
     }
 
     /// The new version.
-    pub fn set_reported(&mut self, patch: Value) -> Result<u64, String> {
-        self.reported.patch(patch)?;
+    pub fn set_reported(&mut self, patch: Value, at: &str) -> Result<u64, String> {
+        self.reported.patch(patch, at, false)?;
         Ok(self.reported.version)
     }
 }
@@ -55,7 +117,14 @@ impl Section {
         Value::Object(view)
     }
 
-    fn patch(&mut self, patch: Value) -> Result<Map<String, Value>, String> {
+    fn full_view(&self) -> Value {
+        let mut view = self.view();
+        view["$metadata"] = Value::Object(self.metadata.clone());
+        view
+    }
+
+    /// The patch. Only desired properties remember the version that changed them.
+    fn patch(&mut self, patch: Value, at: &str, numbered: bool) -> Result<Map<String, Value>, String> {
         let Value::Object(patch) = patch else { return Err("a patch is an object".to_owned()) };
         check_object(&patch, 0, true)?;
         let mut after = self.properties.clone();
@@ -66,7 +135,52 @@ impl Section {
         }
         self.properties = after;
         self.version += 1;
+        let mut mark = Map::from_iter([("$lastUpdated".to_owned(), json!(at))]);
+        if numbered {
+            mark.insert("$lastUpdatedVersion".to_owned(), json!(self.version));
+        }
+        stamp(&mut self.metadata, &patch, &mark);
         Ok(patch)
+    }
+
+    /// The patch that makes the old into the new: clients know only patches.
+    fn replace(&mut self, whole: Value, at: &str) -> Result<Map<String, Value>, String> {
+        let Value::Object(whole) = whole else { return Err("desired properties are an object".to_owned()) };
+        check_object(&whole, 0, true)?;
+        self.patch(Value::Object(difference(&self.properties, &whole)), at, true)
+    }
+}
+
+/// Nulls in `new` are absent there.
+fn difference(old: &Map<String, Value>, new: &Map<String, Value>) -> Map<String, Value> {
+    let gone = old.keys().filter(|name| new.get(*name).is_none_or(Value::is_null));
+    let mut patch: Map<String, Value> = gone.map(|name| (name.clone(), Value::Null)).collect();
+    for (name, value) in new.iter().filter(|(_, value)| !value.is_null()) {
+        match (old.get(name), value) {
+            (Some(before), _) if before == value => {}
+            (Some(Value::Object(before)), Value::Object(after)) => {
+                patch.insert(name.clone(), Value::Object(difference(before, after)));
+            }
+            _ => drop(patch.insert(name.clone(), value.clone())),
+        }
+    }
+    patch
+}
+
+/// Marks everything that the patch touches.
+fn stamp(metadata: &mut Map<String, Value>, patch: &Map<String, Value>, mark: &Map<String, Value>) {
+    metadata.extend(mark.clone());
+    for (name, value) in patch {
+        match value {
+            Value::Null => drop(metadata.remove(name)),
+            Value::Object(inner) => {
+                let below = metadata.entry(name.as_str()).or_insert_with(|| Value::Object(Map::new()));
+                if let Value::Object(below) = below {
+                    stamp(below, inner, mark);
+                }
+            }
+            _ => drop(metadata.insert(name.clone(), Value::Object(mark.clone()))),
+        }
     }
 }
 
@@ -145,8 +259,8 @@ mod tests {
 
     /// The reported section after these patches, or the word that is in the refusal.
     fn check(patches: &[Value], expected: Result<Value, &str>) {
-        let mut twin = Twin::default();
-        let came = patches.iter().map(|patch| twin.set_reported(patch.clone())).collect::<Result<Vec<_>, _>>();
+        let mut twin = Twin::new("now");
+        let came = patches.iter().map(|patch| twin.set_reported(patch.clone(), "then")).collect::<Result<Vec<_>, _>>();
         match (came, expected) {
             (Ok(_), Ok(expected)) => assert_eq!(twin.view()["reported"], expected),
             (Err(why), Err(word)) => assert!(why.contains(word), "{why}"),
@@ -185,5 +299,37 @@ mod tests {
         let much = || "x".repeat(4000);
         let big: Map<String, Value> = (0..9).map(|i| (format!("k{i}"), json!(much()))).collect();
         check(&[Value::Object(big)], Err("section"));
+    }
+
+    #[test]
+    fn a_whole_becomes_the_patch_that_leads_to_it() {
+        let mut twin = Twin::new("0");
+        let whole = |desired: Value| Change { desired: Some(desired), replaces: true, ..Change::default() };
+        twin.change(whole(json!({"a": {"b": 1, "c": 2}, "d": 3, "e": null})), "1").expect("taken");
+        let told = twin.change(whole(json!({"a": {"b": 1, "f": {"g": 1}}, "d": {"h": 1}})), "2").expect("taken");
+        let expected = json!({"a": {"c": null, "f": {"g": 1}}, "d": {"h": 1}});
+        assert_eq!(told.as_ref().map(|told| (told.version, &told.patch)), Some((3, &expected)));
+        assert_eq!(twin.view()["desired"], json!({"a": {"b": 1, "f": {"g": 1}}, "d": {"h": 1}, "$version": 3}));
+        let metadata = &twin.properties()["desired"]["$metadata"];
+        assert_eq!(metadata["a"]["b"], json!({"$lastUpdated": "1", "$lastUpdatedVersion": 2}));
+        assert_eq!(metadata["a"]["f"]["g"], json!({"$lastUpdated": "2", "$lastUpdatedVersion": 3}));
+        assert_eq!((&metadata["a"]["c"], &metadata["$lastUpdated"]), (&Value::Null, &json!("2")));
+    }
+
+    #[test]
+    fn a_change_is_taken_over_as_a_whole() {
+        let mut twin = Twin::new("0");
+        let change =
+            |tags: Value, desired: Value, replaces: bool| Change { desired: Some(desired), tags: Some(tags), replaces };
+        twin.change(change(json!({"site": {"floor": 1}}), json!({"a": 1}), false), "1").expect("taken");
+        assert!(twin.change(change(json!({"site": null}), json!({"a b": 1}), false), "2").is_err());
+        assert!(
+            twin.change(change(json!({"x": "x".repeat(4096), "y": "x".repeat(4096)}), json!({}), false), "2").is_err()
+        );
+        assert_eq!((Value::Object(twin.tags().clone()), twin.edition()), (json!({"site": {"floor": 1}}), 2));
+        twin.change(change(json!({"site": {"room": 7}}), json!({}), false), "2").expect("taken");
+        assert_eq!(Value::Object(twin.tags().clone()), json!({"site": {"floor": 1, "room": 7}}));
+        twin.change(Change { tags: Some(json!({})), replaces: true, ..Change::default() }, "3").expect("taken");
+        assert!(twin.tags().is_empty() && twin.view()["desired"]["a"] == 1);
     }
 }

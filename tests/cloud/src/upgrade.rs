@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 use data_encoding::BASE64;
 use ring::digest;
 
+use crate::registry::Resource;
+
 /// Of a request's head.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
@@ -17,14 +19,16 @@ pub struct Request {
     pub method: String,
     pub target: String,
     headers: Vec<(String, String)>,
+    is_old: bool,
     /// Of the head, so that what follows can be told from it.
     pub length: usize,
 }
 
 /// Who answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     WebSocket,
+    Rest(Resource),
     Nobody,
 }
 
@@ -49,12 +53,18 @@ impl Request {
             method: request.method.unwrap_or_default().to_owned(),
             target: request.path.unwrap_or_default().to_owned(),
             headers: request.headers.iter().map(|h| (h.name.to_ascii_lowercase(), text(h.value))).collect(),
+            is_old: request.version == Some(0),
             length,
         }))
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(have, _)| have == name).map(|(_, value)| value.as_str())
+    }
+
+    /// HTTP/1.0 closes unless it says otherwise.
+    pub fn wants_close(&self) -> bool {
+        self.has_word("connection", "close") || (self.is_old && !self.has_word("connection", "keep-alive"))
     }
 
     fn has_word(&self, header: &str, word: &str) -> bool {
@@ -66,7 +76,7 @@ impl Request {
         let path = self.target.split('?').next().unwrap_or_default();
         match path {
             "/$iothub/websocket" | "/%24iothub/websocket" => Route::WebSocket,
-            _ => Route::Nobody,
+            _ => Resource::parse(&self.method, &self.target).map_or(Route::Nobody, Route::Rest),
         }
     }
 
@@ -105,18 +115,26 @@ pub fn plain(status: u16, text: &str, date: &str, retry_after_s: Option<u32>) ->
     Answer { status, bytes: head.into_bytes() }
 }
 
-fn phrase(status: u16) -> &'static str {
+pub fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        202 => "Accepted",
+        204 => "No Content",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
+        405 => "Method Not Allowed",
+        409 => "Conflict",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Request Entity Too Large",
         426 => "Upgrade Required",
         429 => "Too Many Requests",
         500 => "Internal Server Error",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
+        504 => "Gateway Timeout",
         _ => "Status",
     }
 }

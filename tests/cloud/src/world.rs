@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use async_channel::Sender;
 use mqtt_proto::v3::Connect;
 use serde_json::Value;
 
+use crate::clock::{iso, unix_ms};
+use crate::dps::Dps;
 use crate::event::{Telemetry, What};
 use crate::faults::Faults;
 use crate::journal::Journal;
@@ -22,17 +24,26 @@ const LINKS_MAX: usize = 1_000;
 pub struct World {
     pub host: String,
     pub grace_s: u64,
+    /// Of back ends.
+    pub policy_key: String,
+    pub dps: Dps,
     pub keep_telemetry: bool,
     pub faults: Faults,
     pub journal: Arc<Journal>,
     pub peers: BTreeMap<String, Peer>,
     links: BTreeMap<u64, Link>,
     next_link: u64,
-    /// Calls of methods that are not answered yet: who was asked.
-    calls: BTreeMap<String, String>,
+    /// Calls of methods that are not answered yet.
+    calls: BTreeMap<String, Calling>,
     next_rid: u64,
     /// Bytes of connections that never had a name.
     pub nameless_bytes: (u64, u64),
+}
+
+/// Who was asked, and who waits for the answer beside the journal.
+struct Calling {
+    identity: String,
+    answer: Option<Sender<(i64, Value)>>,
 }
 
 /// A connection, seen from here.
@@ -81,12 +92,6 @@ pub struct Denied {
     pub reason: String,
 }
 
-/// Milliseconds since 1970.
-pub fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl Traffic {
     fn both(&self) -> (u64, u64) {
         (self.read.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed))
@@ -94,11 +99,13 @@ impl Traffic {
 }
 
 impl World {
-    pub fn new(host: &str, grace_s: u64, keep_telemetry: bool, peers: Vec<Peer>, journal: Arc<Journal>) -> World {
+    pub fn new(host: &str, peers: Vec<Peer>, dps: Dps, journal: Arc<Journal>) -> World {
         World {
             host: host.to_owned(),
-            grace_s,
-            keep_telemetry,
+            grace_s: 0,
+            policy_key: String::new(),
+            dps,
+            keep_telemetry: true,
             faults: Faults::default(),
             journal,
             peers: peers.into_iter().map(|peer| (peer.id(), peer)).collect(),
@@ -138,6 +145,13 @@ impl World {
         self.faults.acting(identity).stall
     }
 
+    /// One that only spoke HTTP has ended: nothing to tell.
+    pub fn finish(&mut self, link: u64) {
+        let Some(gone) = self.links.remove(&link) else { return };
+        let (read, written) = gone.traffic.both();
+        self.nameless_bytes = (self.nameless_bytes.0 + read, self.nameless_bytes.1 + written);
+    }
+
     /// Ends a connection. From here on nothing that it sends counts any more. The first reason stays.
     pub fn end(&mut self, link: u64, how: End, code: Option<u8>, reason: &str) {
         let Some(gone) = self.links.remove(&link) else { return };
@@ -147,6 +161,7 @@ impl World {
         let bytes = match own {
             Some(peer) => {
                 peer.link = None;
+                peer.record.connection_changed_ms = unix_ms();
                 &mut peer.bytes
             }
             None => &mut self.nameless_bytes,
@@ -223,12 +238,22 @@ impl World {
             session_present = peer.begin_session(connect.clean_session);
             peer.link = Some(link);
             peer.connects += 1;
+            peer.record.connection_changed_ms = unix_ms();
         }
         if let Some(link) = self.links.get_mut(&link) {
             link.identity = Some(identity.clone());
         }
         self.say(What::Connected { identity: identity.clone(), session_present, user_name, web_socket });
         Ok(Accepted { identity, session_present, pass })
+    }
+
+    /// For a connection that is none of the hub's.
+    pub fn name_link(&mut self, link: u64, name: String, user_name: &str, web_socket: bool) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.identity = Some(name.clone());
+        }
+        let user_name = user_name.to_owned();
+        self.say(What::Connected { identity: name, session_present: false, user_name, web_socket });
     }
 
     fn admit(&mut self, identity: &str, user_name: &str, connect: &Connect) -> Result<Pass, String> {
@@ -243,6 +268,12 @@ impl World {
         let password = std::str::from_utf8(password).map_err(|_| "the password is no text")?;
         let life = self.faults.acting(Some(identity)).token_life_s.map(Duration::from_secs);
         let (host, grace_s) = (self.host.clone(), self.grace_s);
+        let device = identity.split('/').next().unwrap_or_default();
+        for id in [device, identity] {
+            if self.peers.get(id).is_some_and(|peer| !peer.record.enabled) {
+                return Err(format!("`{id}` is disabled"));
+            }
+        }
         let peer = self.peer(identity)?;
         peer.check(&host, password, (Instant::now(), unix_ms() / 1000), (grace_s, life))
     }
@@ -259,7 +290,7 @@ impl World {
     pub fn report(&mut self, identity: &str, patch: &[u8]) -> (u16, Option<u64>, Vec<u8>) {
         let read = serde_json::from_slice::<Value>(patch).map_err(|e| format!("no JSON: {e}"));
         let patch = read.as_ref().ok().cloned().unwrap_or_default();
-        let result = read.and_then(|patch| self.peer(identity)?.twin.set_reported(patch));
+        let result = read.and_then(|patch| self.peer(identity)?.twin.set_reported(patch, &iso(unix_ms())));
         let (version, error) = (result.as_ref().ok().copied(), result.err());
         let body = error.as_ref().map(|message| {
             let body = serde_json::json!({"errorCode": 400_004, "message": message, "trackingId": "emulator"});
@@ -270,20 +301,29 @@ impl World {
     }
 
     /// A number for a call of a method.
-    pub fn new_call(&mut self, identity: &str) -> String {
+    pub fn new_call(&mut self, identity: &str, answer: Option<Sender<(i64, Value)>>) -> String {
         let rid = self.next_rid.to_string();
         self.next_rid += 1;
-        self.calls.insert(rid.clone(), identity.to_owned());
+        self.calls.insert(rid.clone(), Calling { identity: identity.to_owned(), answer });
         rid
+    }
+
+    pub fn forget_call(&mut self, rid: &str) {
+        self.calls.remove(rid);
     }
 
     /// Only the one who was asked can, and only once.
     pub fn answer_call(&mut self, identity: &str, rid: &str, status: i64, payload: Value) {
-        if self.calls.get(rid).is_some_and(|asked| asked == identity) {
-            self.calls.remove(rid);
-            let (identity, rid) = (identity.to_owned(), rid.to_owned());
-            self.say(What::Method { identity, rid, status, payload });
+        if self.calls.get(rid).is_none_or(|call| call.identity != identity) {
+            return;
         }
+        let waiting = self.calls.remove(rid).and_then(|call| call.answer);
+        if let Some(waiting) = waiting {
+            // Nobody waits any more when it fails.
+            let _ = waiting.try_send((status, payload.clone()));
+        }
+        let (identity, rid) = (identity.to_owned(), rid.to_owned());
+        self.say(What::Method { identity, rid, status, payload });
     }
 }
 

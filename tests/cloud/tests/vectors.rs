@@ -92,3 +92,15 @@ fn answers_and_requests_are_told_apart() {
     check("devices/d/modules/m/messages/eventsx", None);
     check("devices/d/modules/m/inputs/x/", None);
 }
+
+#[test]
+fn keys_of_a_group_are_derived() {
+    let vectors = vectors();
+    let cases = list(&vectors, "dps_group_key");
+    assert!(cases.len() >= 3);
+    for case in cases {
+        let text = |name: &str| case[name].as_str().expect("a text");
+        let derived = sas::derive_key(text("group_key"), text("registration_id"));
+        assert_eq!(derived.as_deref(), Some(text("device_key")), "{case}");
+    }
+}

@@ -11,6 +11,7 @@ use futures_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use futures_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring};
 use mqtt_proto::v3::{Connect, Packet, Publish, Subscribe};
 use mqtt_proto::{Pid, QoS, QosPid, TopicFilter, TopicName};
+use serde_json::Value;
 use skerry_cloud::{Cloud, sas};
 
 /// For everything that is read.
@@ -24,15 +25,25 @@ pub struct Client {
     raw: Vec<u8>,
 }
 
+/// Of the policy; `resource` is often the host itself.
+pub fn policy_token(cloud: &Cloud, resource: &str, life_s: i64) -> String {
+    let known = &cloud.ready().policy_connection_string;
+    let key = known.split(";SharedAccessKey=").nth(1).expect("a key");
+    sas::sign(resource, key, now_s().saturating_add_signed(life_s)).expect("a token") + "&skn=iothubowner"
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
 /// Of this identity, for so many seconds from now.
 pub fn token(cloud: &Cloud, identity: &str, life_s: i64) -> String {
     let known = cloud.identity(identity).expect("an identity");
     let key = known.connection_string.split(";SharedAccessKey=").nth(1).expect("a key").to_owned();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
     let module = identity.split_once('/').map(|(_, module)| format!("/modules/{module}")).unwrap_or_default();
     let device = identity.split('/').next().unwrap_or_default();
     let resource = format!("{}/devices/{device}{module}", cloud.ready().host_name);
-    sas::sign(&resource, &key, now.saturating_add_signed(life_s)).expect("a token")
+    sas::sign(&resource, &key, now_s().saturating_add_signed(life_s)).expect("a token")
 }
 
 pub fn connect_packet(cloud: &Cloud, identity: &str, password: &str) -> Connect {
@@ -84,6 +95,32 @@ impl Client {
         }
         self.web_socket = true;
         Ok(String::from_utf8_lossy(&head).into_owned())
+    }
+
+    /// One request; status, head and body of the answer.
+    pub fn request(&mut self, head: &str, token: &str, body: &str) -> (u16, String, Value) {
+        let length = body.len();
+        let authorization = if token.is_empty() { String::new() } else { format!("Authorization: {token}\r\n") };
+        self.send_raw(
+            format!("{head} HTTP/1.1\r\nHost: hub\r\n{authorization}Content-Length: {length}\r\n\r\n{body}").as_bytes(),
+        );
+        self.response()
+    }
+
+    pub fn response(&mut self) -> (u16, String, Value) {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            self.stream.read_exact(&mut byte).expect("an answer");
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        let number = |text: &str| text.split_whitespace().next().and_then(|text| text.parse::<usize>().ok());
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(number).expect("a status");
+        let length = head.split_once("Content-Length: ").and_then(|(_, rest)| number(rest)).expect("a length");
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).expect("a body");
+        (u16::try_from(status).expect("a status"), head, serde_json::from_slice(&body).unwrap_or_default())
     }
 
     /// Up to and with the CONNACK, which is returned.

@@ -165,7 +165,7 @@ fn http_answers() {
     assert!(head.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{head}");
     assert!(head.contains("Sec-WebSocket-Protocol: mqtt\r\n") && head.contains("Date: "), "{head}");
     for (target, protocol, status) in
-        [("/", "mqtt", 404), ("/$iothub/websocket", "AMQPWSB10", 400), ("/devices/x?api-version=1", "mqtt", 404)]
+        [("/", "mqtt", 404), ("/$iothub/websocket", "AMQPWSB10", 400), ("/devices/x/y?api-version=1", "mqtt", 404)]
     {
         let head = Client::dial(&cloud).expect("TLS").upgrade(target, protocol).expect("HTTP");
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {head}");
