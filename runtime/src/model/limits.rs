@@ -45,3 +45,8 @@ pub const ENTRY_BYTES: u64 = 160;
 pub const REASON_BYTES: usize = 512;
 /// Tried again this long after the store failed.
 pub const STORE_RETRY: Duration = Duration::from_secs(5);
+/// Messages that `trace` remembers. Enough to find the one that just went astray.
+pub const TRACE_MESSAGES: usize = 1_000;
+/// Largest record that is remembered whole, bytes; of a larger one its properties, if they fit. With it a full trace takes
+/// about 0.7 MiB.
+pub const TRACE_RECORD_BYTES: usize = 512;
