@@ -1,6 +1,7 @@
 //! The store: one redb file, one writer. Carries out commits, reads blocks back, keeps small documents.
 //! Must never decide what is stored or for how long, and never say "done" before the sync.
 
+mod look;
 mod open;
 mod rows;
 
@@ -13,6 +14,7 @@ use crate::logic::hub::{
     Commit, DeadLetter, ExpireRange, Expired, LoadRequest, LoadedBlock, LoadedMessage, Restored, RowWrite, Wrote,
 };
 use crate::model::time::{Age, Mono, Wall};
+pub use look::{Look, look};
 pub use open::{OpenError, Opened, Options};
 
 /// Block number to a compressed block.

@@ -12,11 +12,11 @@ use super::{BLOCKS, DEAD, DOCUMENTS, LastClock, META, QUEUES, REFS, ROWS, Store,
 use crate::logic::hub::Restored;
 
 /// The format that this program writes.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 const FILE: &str = "store.redb";
 /// Beside the store, its format once more as text: redb writes to a file as soon as it opens it, and a newer store is
 /// to be left alone to the byte.
-const FORMAT_FILE: &str = "store.format";
+pub(super) const FORMAT_FILE: &str = "store.format";
 /// redb's page cache, bytes. Blocks are read once and written once, so it need hold little more than the branches.
 const CACHE_BYTES: usize = 1024 * 1024;
 /// The default quota: this, or a quarter of what is free on the file system if that is less.
