@@ -234,13 +234,15 @@ impl Entries {
         (self.slots.len() - 1) as Key
     }
 
-    /// The caller has taken it off both lists.
-    pub fn remove(&mut self, key: Key) -> Entry {
-        let entry = self.slots[key as usize].take().expect("a message is freed once");
+    /// The caller has taken it off both lists; `last` may take what it holds.
+    pub fn remove(&mut self, key: Key, last: impl FnOnce(&mut Entry)) {
+        let slot = &mut self.slots[key as usize];
+        let entry = slot.as_mut().expect("a message is freed once");
         debug_assert!(entry.links.iter().all(|l| !l.member));
         self.bytes -= entry.bytes();
+        last(entry);
+        *slot = None;
         self.free.push(key);
-        entry
     }
 
     /// All that live.

@@ -24,6 +24,8 @@ mod sim;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod trace_tests;
+#[cfg(test)]
 mod upstream_tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

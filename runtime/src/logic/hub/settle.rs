@@ -132,8 +132,8 @@ impl Hub {
     pub(super) fn free(&mut self, key: Key) {
         self.unsafes.remove(&mut self.entries, key);
         debug_assert!(self.entries[key].receipt.is_none());
-        let entry = self.entries.remove(key);
-        self.trace.keep(entry);
+        let trace = &mut self.trace;
+        self.entries.remove(key, |entry| trace.keep(entry));
     }
 
     /// Settles what is too old in one queue's memory.

@@ -2,7 +2,7 @@
 //! knows everything; when it goes, its record and its targets move here instead of being freed, so that nothing is copied.
 //! Must never keep a message alive, and never grow: its limits are in `model::limits`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use smallvec::SmallVec;
 
@@ -47,9 +47,10 @@ pub enum Fate {
 
 #[derive(Default)]
 pub(super) struct Trace {
-    marks: VecDeque<Mark>,
-    /// Number of the oldest mark; they count up.
-    first: u64,
+    /// Each at the place of its number; the oldest is overwritten.
+    marks: Vec<Mark>,
+    /// Number of the next mark.
+    next: u64,
     epoch: u32,
 }
 
@@ -73,12 +74,8 @@ impl Trace {
     }
 
     fn push(&mut self, arrival: &Arrival, bytes: usize, fate: Fate, record: Box<[u8]>) -> u64 {
-        if self.marks.len() == TRACE_MESSAGES {
-            self.marks.pop_front();
-            self.first += 1;
-        }
         let Arrival { seq, source, now, verdicts } = *arrival;
-        self.marks.push_back(Mark {
+        let mark = Mark {
             seq,
             source,
             epoch: self.epoch,
@@ -89,26 +86,41 @@ impl Trace {
             fate,
             record,
             targets: SmallVec::new(),
-        });
-        self.first + self.marks.len() as u64 - 1
+        };
+        let number = self.next;
+        self.next += 1;
+        match self.marks.get_mut(place(number)) {
+            Some(oldest) => *oldest = mark,
+            None => self.marks.push(mark),
+        }
+        number
+    }
+
+    /// Number of the oldest mark.
+    fn first(&self) -> u64 {
+        self.next - self.marks.len() as u64
     }
 
     /// The number of a message that is read back from disk.
     pub fn find(&self, seq: u64) -> u64 {
-        let at = self.marks.partition_point(|mark| mark.seq < seq);
+        let (mut from, mut to) = (self.first(), self.next);
+        while from < to {
+            let middle = from + (to - from) / 2;
+            if self.marks[place(middle)].seq < seq { from = middle + 1 } else { to = middle }
+        }
         // Those that were not taken share their number with the next one that was.
-        let mut same = self.marks.range(at..).take_while(|mark| mark.seq == seq).zip(at as u64..);
-        same.find(|(mark, _)| mark.fate == Fate::Taken).map_or(NO_MARK, |(_, at)| self.first + at)
+        let mut same = (from..self.next).take_while(|number| self.marks[place(*number)].seq == seq);
+        same.find(|number| self.marks[place(*number)].fate == Fate::Taken).unwrap_or(NO_MARK)
     }
 
-    /// The entry of a message goes.
-    pub fn keep(&mut self, entry: Entry) {
+    /// The entry of a message goes: what it holds moves here.
+    pub fn keep(&mut self, entry: &mut Entry) {
         let Some(mark) = self.mark(entry.trace) else { return };
-        let later = u32::try_from(entry.since.since(mark.since)).unwrap_or(u32::MAX);
         if mark.targets.is_empty() {
-            mark.targets = entry.targets;
+            mark.targets = std::mem::take(&mut entry.targets);
         } else {
-            for target in entry.targets {
+            let later = u32::try_from(entry.since.since(mark.since)).unwrap_or(u32::MAX);
+            for target in entry.targets.drain(..) {
                 let target = Target { at: target.at.saturating_add(later), ..target };
                 match mark.targets.iter_mut().find(|t| t.queue == target.queue) {
                     Some(known) => *known = target,
@@ -116,7 +128,11 @@ impl Trace {
                 }
             }
         }
-        mark.record = if entry.record.len() <= TRACE_RECORD_BYTES { entry.record } else { small(&entry.record).into() };
+        mark.record = if entry.record.len() <= TRACE_RECORD_BYTES {
+            std::mem::take(&mut entry.record)
+        } else {
+            small(&entry.record).into()
+        };
     }
 
     /// It had been taken, and then the store failed.
@@ -132,8 +148,13 @@ impl Trace {
     }
 
     fn mark(&mut self, number: u64) -> Option<&mut Mark> {
-        self.marks.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+        (number >= self.first() && number < self.next).then(|| &mut self.marks[place(number)])
     }
+}
+
+/// Of a number in the ring.
+fn place(number: u64) -> usize {
+    (number % TRACE_MESSAGES as u64) as usize
 }
 
 /// The record if it is small, else its properties without the body, else nothing.
@@ -194,9 +215,8 @@ impl Hub {
         for (key, entry) in self.entries.iter() {
             alive.entry(entry.trace).or_default().push(key);
         }
-        let numbered = self.trace.marks.iter().enumerate().rev();
-        let all = numbered.filter_map(|(at, mark)| {
-            let number = self.trace.first + at as u64;
+        let all = (self.trace.first()..self.trace.next).rev().filter_map(|number| {
+            let mark = &self.trace.marks[place(number)];
             let keys = alive.get(&number).map_or(&[][..], |keys| keys);
             let record = keys.first().map_or(&*mark.record, |key| small(&self.entries[*key].record));
             let source = &self.sources[mark.source as usize].source;
