@@ -100,7 +100,7 @@ fn judged(
             (Some(Truth::True), _) | (None, _) => None,
             (Some(_), Some(view)) => reason(&condition.explain(view)),
             (Some(_), None) => {
-                Some(format!("the message is too large to be kept for its reason: {} bytes", traced.bytes))
+                Some(format!("the message was not kept, so its reason is not known: {} bytes", traced.bytes))
             }
         };
         let truth = truth.map_or("unknown".to_owned(), |truth| truth.to_string());
@@ -183,7 +183,7 @@ mod tests {
         traced.bytes += 100_000;
         let cut = line(&traced, &table, "d");
         assert_eq!((cut.get("body"), &cut["routes"][1]["result"]), (None, &json!("undefined")));
-        assert!(cut["routes"][1]["why"].as_str().unwrap().contains("too large"), "{cut}");
+        assert!(cut["routes"][1]["why"].as_str().unwrap().contains("was not kept"), "{cut}");
         traced.routes = None;
         assert_eq!(line(&traced, &table, "d")["routes"], Value::Null);
     }

@@ -10,7 +10,7 @@ use super::entry::{Entry, Key, Target, TargetState};
 use super::{Hub, SourceIx};
 use crate::logic::routing::{Truth, Verdicts};
 use crate::model::endpoint::{Endpoint, Priority, Source};
-use crate::model::limits::{TRACE_MESSAGES, TRACE_RECORD_BYTES};
+use crate::model::limits::{TRACE_BYTES, TRACE_MESSAGES, TRACE_RECORD_BYTES};
 use crate::model::time::{Age, Mono, Now, Wall};
 use skerry_abi::wire::frame::Outcome;
 use skerry_abi::wire::record::Record;
@@ -28,7 +28,7 @@ struct Mark {
     enqueued: Wall,
     since: Mono,
     verdicts: Verdicts,
-    /// Length of its record, which is kept whole only if it is small.
+    /// Length of its record, also where that is not kept.
     bytes: u32,
     fate: Fate,
     /// Once its entry is gone, or if it never had one.
@@ -51,6 +51,9 @@ pub(super) struct Trace {
     marks: Vec<Mark>,
     /// Number of the next mark.
     next: u64,
+    /// Of the records that are kept, and the oldest mark that may have one.
+    bytes: usize,
+    kept_from: u64,
     epoch: u32,
 }
 
@@ -84,14 +87,20 @@ impl Trace {
             verdicts,
             bytes: bytes as u32,
             fate,
-            record,
+            record: Box::default(),
             targets: SmallVec::new(),
         };
         let number = self.next;
         self.next += 1;
         match self.marks.get_mut(place(number)) {
-            Some(oldest) => *oldest = mark,
+            Some(oldest) => {
+                self.bytes -= oldest.record.len();
+                *oldest = mark;
+            }
             None => self.marks.push(mark),
+        }
+        if !record.is_empty() {
+            self.keep_record(number, record);
         }
         number
     }
@@ -128,11 +137,25 @@ impl Trace {
                 }
             }
         }
-        mark.record = if entry.record.len() <= TRACE_RECORD_BYTES {
-            std::mem::take(&mut entry.record)
-        } else {
-            small(&entry.record).into()
-        };
+        let record = std::mem::take(&mut entry.record);
+        let record = if record.len() <= TRACE_RECORD_BYTES { record } else { small(&record).into() };
+        self.keep_record(entry.trace, record);
+    }
+
+    /// The newest are kept; a record moves, it is not copied.
+    fn keep_record(&mut self, number: u64, record: Box<[u8]>) {
+        if number < self.kept_from {
+            return;
+        }
+        let mark = &mut self.marks[place(number)];
+        self.bytes += record.len();
+        self.bytes -= std::mem::replace(&mut mark.record, record).len();
+        self.kept_from = self.kept_from.max(self.next - self.marks.len() as u64);
+        while self.bytes > TRACE_BYTES {
+            let oldest = &mut self.marks[place(self.kept_from)];
+            self.bytes -= std::mem::take(&mut oldest.record).len();
+            self.kept_from += 1;
+        }
     }
 
     /// It had been taken, and then the store failed.
@@ -157,7 +180,7 @@ fn place(number: u64) -> usize {
     (number % TRACE_MESSAGES as u64) as usize
 }
 
-/// The record if it is small, else its properties without the body, else nothing.
+/// The record if it is not too large, else its properties without the body, else nothing.
 fn small(record: &[u8]) -> &[u8] {
     if record.len() <= TRACE_RECORD_BYTES {
         return record;

@@ -3,7 +3,7 @@
 use super::tests::{Play, chain};
 use super::*;
 use crate::logic::routing::{NamedRoute, RouteTable, Truth};
-use crate::model::limits::{TRACE_MESSAGES, TRACE_RECORD_BYTES};
+use crate::model::limits::{TRACE_BYTES, TRACE_MESSAGES, TRACE_RECORD_BYTES};
 use crate::model::time::Wall;
 use skerry_abi::wire::frame::{Completion, Outcome};
 
@@ -112,17 +112,20 @@ fn what_was_not_taken_is_told_with_its_reason() {
 fn it_is_bounded_and_can_be_asked_for_some() {
     let mut play = play();
     let (a, b) = (play.open("a"), play.open("b"));
-    let long = "x".repeat(TRACE_RECORD_BYTES);
+    let (middle, long) = ("x".repeat(TRACE_RECORD_BYTES - 8), "x".repeat(TRACE_RECORD_BYTES));
     for ticket in 1..=TRACE_MESSAGES as u64 + 7 {
-        play.send(a, ticket, if ticket % 2 == 0 { &long } else { "y" });
+        play.send(a, ticket, [&middle, &long, "y"][ticket as usize % 3]);
         play.see(b);
         play.complete(b, ticket, Completion::Done);
         play.ms += 1;
     }
     let all = play.hub.traced(play.now(), usize::MAX, |_, _| true);
     assert_eq!((all.len(), all[0].seq, all[999].seq), (TRACE_MESSAGES, 1_007, 8));
-    assert!(all.iter().all(|t| t.record.len() <= TRACE_RECORD_BYTES));
-    assert_eq!((all[1].bytes as usize > TRACE_RECORD_BYTES, all[1].record.len()), (true, 8));
-    assert_eq!(play.hub.traced(play.now(), 3, |_, record| record.len() > 8).len(), 3);
+    let kept: usize = all.iter().map(|t| t.record.len()).sum();
+    assert!((TRACE_BYTES - TRACE_RECORD_BYTES..=TRACE_BYTES).contains(&kept), "{kept}");
+    assert_eq!((all[0].record.len(), all[1].record.len(), all[2].record.len()), (9, 8, TRACE_RECORD_BYTES));
+    assert_eq!((all[1].bytes as usize, all[999].record.len()), (TRACE_RECORD_BYTES + 8, 0));
+    let large = play.hub.traced(play.now(), 3, |_, record| record.len() > 9);
+    assert_eq!(large.len(), 3);
     assert!(play.hub.traced(play.now(), 3, |source, _| source.module == "b").is_empty());
 }
