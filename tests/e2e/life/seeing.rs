@@ -176,6 +176,16 @@ fn a_device_is_looked_over_before_and_while_it_runs() {
     expect(&running, "routes-upstream", "success", "no route leads");
     expect(&running, "outlook", "skipped", "long enough");
     assert_eq!(device.send("tester", "out", &numbered(1))["outcome"], "durable", "the look disturbed it");
+    let config = device.path("config.toml");
+    let other = device.skerry(&[
+        "check",
+        "--json",
+        "--config",
+        config.to_str().expect("a path"),
+        "--state",
+        "/var/tmp/nowhere",
+    ]);
+    expect(&other, "control-socket", "warning", "and /var/tmp/nowhere is looked at");
 
     device.stop();
     fs::set_permissions(device.path("state"), fs::Permissions::from_mode(0o777)).expect("a mode");

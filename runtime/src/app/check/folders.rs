@@ -8,16 +8,22 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::Access;
 
-use super::report::{Finding, Report};
+use super::report::{Finding, Level, Report};
 use crate::app::config::{Config, ImageRef};
 use crate::io::disk;
 use crate::io::image;
 use crate::logic::version::is_newer;
 use crate::model::image::Image;
 
-pub fn state(report: &mut Report, config: &Config) {
+/// `running`: a skerry has the folder, so whoever asks need not be able to write there.
+pub fn state(report: &mut Report, config: &Config, running: bool) {
     let folder = &config.state_folder;
-    report.add(state_folder(folder));
+    report.add(match state_folder(folder) {
+        Finding { level: Level::Error, what, .. } if running && !writable(folder) => {
+            Finding::skipped("state-folder", format!("{what}; be the user that runs skerry to have it judged"))
+        }
+        found => found,
+    });
     let volatile = config.store.allow_volatile_state;
     report.add(match disk::of(folder) {
         Ok(disk) if !disk::is_memory(&disk) => {

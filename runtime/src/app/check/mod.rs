@@ -64,7 +64,7 @@ fn configured(report: &mut Report, config: &Config) {
         Err(error) => Finding::error("configuration", error, "correct the route".to_owned()),
     });
     let status = running::ask(report, config);
-    folders::state(report, config);
+    folders::state(report, config, status.is_some());
     store::look(report, config, status.as_ref());
     folders::keys(report, config);
     let images = folders::modules(report, config);

@@ -42,6 +42,7 @@ pub fn ask(report: &mut Report, config: &Config) -> Option<Value> {
                 let what = format!("skerry {version} answers at {shown}, and this program is {own}");
                 Finding::warning(ID, what, "restart skerry, so that what is installed is what runs")
             });
+            other_folder(report, config, &status);
             Some(status)
         }
         Err(Fault::Unreachable { error, .. }) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -60,6 +61,16 @@ pub fn ask(report: &mut Report, config: &Config) -> Option<Value> {
             report.add(Finding::error(ID, format!("{shown}: {fault}"), "restart skerry"));
             None
         }
+    }
+}
+
+/// It was started with other flags than this check was given: then its folders are not those that are looked at.
+fn other_folder(report: &mut Report, config: &Config, status: &Value) {
+    let folder = status["state"]["folder"].as_str().map(std::path::Path::new);
+    if let Some(folder) = folder.filter(|folder| *folder != config.state_folder) {
+        let (folder, own) = (folder.display(), config.state_folder.display());
+        let what = format!("the skerry that answers has its state in {folder}, and {own} is looked at");
+        report.add(Finding::warning(ID, what, "give check the flags that run was given"));
     }
 }
 
