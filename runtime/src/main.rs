@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use skerry_runtime::app::cli::{self, Command, RouteCommand, Run, Stop, TwinCommand};
 use skerry_runtime::app::config::{self, Surroundings};
 use skerry_runtime::app::verbs::{finish, live, modules, send, status};
-use skerry_runtime::app::{inspect, route_eval};
+use skerry_runtime::app::{check, inspect, route_eval};
 use skerry_runtime::logic::routing;
 
 fn main() -> ExitCode {
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
 fn dispatch(command: &Command) -> ExitCode {
     match command {
         Command::Run(args) => run(args),
+        Command::Check(args) => finish(check::check(args, check_route), args.json),
         Command::Status(args) => finish(status::status(&args.target()), args.json),
         Command::List(args) => finish(status::list(&args.target()), args.json),
         Command::Restart(args) => finish(modules::restart(args), args.json),
@@ -35,6 +36,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Method(args) => finish(modules::method(args), args.json),
         Command::Send(args) => finish(send::send(args), args.json),
         Command::Tap(args) => finish(live::tap(args), args.json),
+        Command::Trace(args) => finish(live::trace(args), args.json),
         Command::Logs(args) => finish(live::logs(args), args.json),
         Command::Inspect(args) => inspect_file(args),
         Command::Route(route) => match &route.command {

@@ -16,6 +16,14 @@ pub fn request(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u
     serde_json::from_slice(&bytes).ok().map(|value| (status, value))
 }
 
+/// One answer that is no JSON: its status, its content type and its text.
+pub fn text(socket: &Path, path: &str) -> Option<(u16, String, String)> {
+    let (status, mut answer) = open(socket, "GET", path, "")?;
+    let mut text = String::new();
+    answer.read_to_string(&mut text).ok()?;
+    Some((status, answer.kind, text))
+}
+
 /// The status, and the body as it comes.
 pub(crate) fn open(socket: &Path, method: &str, path: &str, body: &str) -> Option<(u16, Body)> {
     let mut stream = UnixStream::connect(socket).ok()?;
@@ -27,15 +35,18 @@ pub(crate) fn open(socket: &Path, method: &str, path: &str, body: &str) -> Optio
     let _ = stream.write_all(format!("{head}{body}").as_bytes());
     let mut stream = BufReader::new(stream);
     let status = line(&mut stream)?.split(' ').nth(1)?.parse().ok()?;
-    let mut chunked = false;
+    let (mut chunked, mut kind) = (false, String::new());
     loop {
         let header = line(&mut stream)?.to_ascii_lowercase();
         if header.is_empty() {
             break;
         }
+        if let Some(value) = header.strip_prefix("content-type: ") {
+            kind = value.to_owned();
+        }
         chunked |= header == "transfer-encoding: chunked";
     }
-    Some((status, Body { stream, chunked, left: 0 }))
+    Some((status, Body { stream, kind, chunked, left: 0 }))
 }
 
 fn line(stream: &mut impl BufRead) -> Option<String> {
@@ -47,6 +58,7 @@ fn line(stream: &mut impl BufRead) -> Option<String> {
 /// What follows the headers, until the server closes.
 pub(crate) struct Body {
     stream: BufReader<UnixStream>,
+    kind: String,
     chunked: bool,
     /// Of the chunk.
     left: usize,

@@ -15,7 +15,7 @@ pub use cloud::{
     TESTER_ONLINE, TESTER_TO_CLOUD, all_there, cloud, stored, tell, to_cloud, wait_connected, wait_stored,
 };
 pub use device::{Device, Instance, Ran, is_alive, numbered};
-pub use http::request;
+pub use http::{request, text};
 pub use image::{Image, c_program};
 pub use random::Random;
 pub use sender::Sender;

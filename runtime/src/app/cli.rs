@@ -13,7 +13,7 @@ use crate::logic::nearest::nearest;
 /// skerry runs modules, each in a process of its own, and keeps their messages safe.
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(
-    note = "All but run, inspect, route and version ask the running skerry, over its control socket:\n--control PATH, or the environment's SKERRY_CONTROL.",
+    note = "All but run, check, inspect, route and version ask the running skerry, over its control socket:\n--control PATH, or the environment's SKERRY_CONTROL.",
     error_code(0, "done"),
     error_code(1, "the request failed"),
     error_code(2, "the command line or the configuration is wrong")
@@ -27,6 +27,7 @@ pub struct Cli {
 #[argh(subcommand)]
 pub enum Command {
     Run(Run),
+    Check(Check),
     Status(Status),
     List(List),
     Restart(Restart),
@@ -34,14 +35,17 @@ pub enum Command {
     Method(CallMethod),
     Send(Send),
     Tap(Tap),
+    Trace(Trace),
     Logs(Logs),
     Inspect(Inspect),
     Route(Route),
     Version(Version),
 }
 
-const COMMANDS: [&str; 12] =
-    ["run", "status", "list", "restart", "twin", "method", "send", "tap", "logs", "inspect", "route", "version"];
+const COMMANDS: [&str; 14] = [
+    "run", "check", "status", "list", "restart", "twin", "method", "send", "tap", "trace", "logs", "inspect", "route",
+    "version",
+];
 
 /// run the modules until told to stop
 #[derive(FromArgs, Debug, PartialEq)]
@@ -79,6 +83,45 @@ impl Run {
             control: self.control.clone(),
             device: self.device.clone(),
             wait_debugger: self.wait_debugger.clone(),
+        }
+    }
+}
+
+/// look over configuration, folders, store, kernel, clock and routes, and say what is wrong and what to do
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "check")]
+pub struct Check {
+    /// configuration file, as for run
+    #[argh(option, arg_name = "file")]
+    pub config: Option<PathBuf>,
+    /// folder of modules; may be given several times
+    #[argh(option, arg_name = "folder")]
+    pub modules: Vec<PathBuf>,
+    /// folder of store, keys and images
+    #[argh(option, arg_name = "folder")]
+    pub state: Option<PathBuf>,
+    /// control socket
+    #[argh(option, arg_name = "path")]
+    pub control: Option<PathBuf>,
+    /// device id
+    #[argh(option, arg_name = "id")]
+    pub device: Option<String>,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
+
+impl Check {
+    pub fn flags(&self) -> Flags {
+        // The environment's socket is that of every other verb; a flag beats it.
+        let named = std::env::var_os("SKERRY_CONTROL").filter(|path| !path.is_empty()).map(PathBuf::from);
+        Flags {
+            config: self.config.clone(),
+            modules: self.modules.clone(),
+            state: self.state.clone(),
+            control: self.control.clone().or(named),
+            device: self.device.clone(),
+            wait_debugger: Vec::new(),
         }
     }
 }
@@ -186,6 +229,23 @@ verb!(
         /// only those for which this is true, as in a route's WHERE
         #[argh(option, long = "where", arg_name = "condition")]
         pub condition: Option<String>,
+    }
+);
+verb!(
+    /// show what became of the last messages: how each route came out and why, and where they are
+    Trace, "trace", {
+        /// only those of this module
+        #[argh(option, arg_name = "module")]
+        pub source: Option<String>,
+        /// only those of this output
+        #[argh(option, arg_name = "name")]
+        pub output: Option<String>,
+        /// only those with this message id
+        #[argh(option, arg_name = "message-id")]
+        pub id: Option<String>,
+        /// only so many of the newest (default: 20; 1000 are kept)
+        #[argh(option, arg_name = "count")]
+        pub limit: Option<u32>,
     }
 );
 verb!(

@@ -1,5 +1,6 @@
 //! Declares the files of `app`.
 
+pub mod check;
 pub mod cli;
 pub mod cloud_settings;
 pub mod config;

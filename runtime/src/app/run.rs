@@ -22,6 +22,7 @@ use crate::io::{dial::within, peer, socket};
 use crate::logic::hub::{Hub, HubConfig};
 use crate::logic::routing::{NamedRoute, RouteTable, Sink};
 use crate::logic::twin::Twin;
+use crate::logic::wear::Wear;
 use crate::model::endpoint::PRIORITY_DEFAULT;
 use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, REFUSALS_MAX};
 use crate::tasks::agent::Agent;
@@ -30,7 +31,7 @@ use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
 use crate::tasks::world::World;
-use crate::tasks::{answers, control, identities};
+use crate::tasks::{answers, control, identities, wear};
 
 /// Questions that may wait for their answer.
 const CALLS_MAX: usize = 64;
@@ -124,7 +125,7 @@ async fn serve(
         images,
         host: HostBinary::Own,
         senders: RefCell::default(),
-        day: std::cell::Cell::default(),
+        wear: RefCell::new(Wear::new(hub_port.now().mono, hub_port.now().wall)),
         executor: Rc::clone(&executor),
         scratch: RefCell::default(),
         came,
@@ -134,6 +135,7 @@ async fn serve(
     executor.spawn(port::run_timer(Rc::clone(&hub_port), rearmed)).detach();
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
+    executor.spawn(wear::run(Rc::clone(&world))).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
     executor.spawn(identities::run(Rc::clone(&world), comings)).detach();
     let control = control::serve(Rc::clone(&executor), listener, calls);
@@ -259,7 +261,7 @@ fn hub_config(config: &Config) -> HubConfig {
     }
 }
 
-fn route_table(config: &Config) -> Result<RouteTable, String> {
+pub(super) fn route_table(config: &Config) -> Result<RouteTable, String> {
     let routes = config.routes.iter().map(|route| NamedRoute {
         name: route.name.clone(),
         text: route.route.clone(),

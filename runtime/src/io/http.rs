@@ -45,6 +45,8 @@ pub struct Reply {
 pub enum Content {
     /// A whole JSON text.
     Json(Vec<u8>),
+    /// What Prometheus reads.
+    Metrics(String),
     /// JSON lines, each with its line end, for as long as the stream lasts.
     Lines(Pin<Box<dyn Stream<Item = Vec<u8>> + Send>>),
 }
@@ -107,6 +109,9 @@ fn decode(request: hyper::Request<Incoming>) -> Request {
 fn encode(reply: Reply, close: bool) -> hyper::Response<UnsyncBoxBody<Bytes, Infallible>> {
     let (kind, body) = match reply.content {
         Content::Json(bytes) => ("application/json", Full::new(Bytes::from(bytes)).boxed_unsync()),
+        Content::Metrics(text) => {
+            ("text/plain; version=0.0.4; charset=utf-8", Full::new(Bytes::from(text)).boxed_unsync())
+        }
         Content::Lines(lines) => ("application/x-ndjson", boxed(lines)),
     };
     let mut response = hyper::Response::new(body);

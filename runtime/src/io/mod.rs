@@ -3,10 +3,12 @@
 pub mod clock;
 pub mod crash_report;
 pub mod dial;
+pub mod disk;
 pub mod elf;
 pub mod http;
 pub mod image;
 pub mod images;
+pub mod kernel;
 pub mod order;
 pub mod peer;
 pub mod process;

@@ -49,3 +49,10 @@ pub const ENTRY_BYTES: u64 = 160;
 pub const REASON_BYTES: usize = 512;
 /// Tried again this long after the store failed.
 pub const STORE_RETRY: Duration = Duration::from_secs(5);
+/// Messages that `trace` remembers. Enough to find the one that just went astray.
+pub const TRACE_MESSAGES: usize = 1_000;
+/// Records of those messages that are kept, bytes; older ones are forgotten first. With the marks a full trace takes
+/// 0.7 MiB, and what the hub works on still fits into the cache of a small processor.
+pub const TRACE_BYTES: usize = 512 * 1024;
+/// Largest record that is kept whole, bytes; of a larger one its properties, so that a few large ones do not displace the rest.
+pub const TRACE_RECORD_BYTES: usize = 16 * 1024;

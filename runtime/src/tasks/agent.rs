@@ -178,7 +178,7 @@ impl Agent {
 
     fn start(&self, name: &str, image: &Rc<Image>) {
         let (orders, receiver) = smol::channel::bounded(ORDERS_MAX);
-        let slot = Rc::new(Slot::new(name, Rc::clone(image), orders, self.world.port.now().wall));
+        let slot = Rc::new(Slot::new(name, Rc::clone(image), orders, self.world.port.now()));
         self.world.board.slots.borrow_mut().insert(name.to_owned(), Rc::clone(&slot));
         let _ = self.world.came.try_send(());
         self.world.executor.spawn(instance::run(Rc::clone(&self.world), slot, receiver)).detach();

@@ -10,11 +10,10 @@ use super::board::{Order, Tap, line_json};
 use super::mailbox::{Answer, Ask, Call, Refusal};
 use super::storage::Job;
 use super::world::World;
-use super::{methods, taps, views};
+use super::{methods, metrics, taps, traces, views};
 use crate::logic::routing;
 use crate::logic::twin::Twin;
 use crate::model::time::Wall;
-use skerry_abi::wire::frame::Outcome;
 
 /// Lines that a slow reader may be behind before it misses some.
 const LINES_MAX: usize = 256;
@@ -47,6 +46,8 @@ async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> 
         Ask::Method { module, name, payload, timeout_ms } => method(world, &module, &name, &payload, timeout_ms).await,
         Ask::Logs { module, since_ms, tail, follow } => logs(world, &module, since_ms, tail, follow),
         Ask::Tap { from, condition } => tap(world, from, condition),
+        Ask::Trace { source, output, id, limit } => Ok(traces::newest(world, source, output, id, limit)),
+        Ask::Metrics => Ok(Answer::Text(metrics::text(world, jobs).await)),
         Ask::Send { module, output, record } => send(world, &module, &output, &record).await,
     }
 }
@@ -147,22 +148,9 @@ async fn send(world: &World, module: &str, output: &str, record: &[u8]) -> Resul
     taps::hand_out(world);
     let outcome = answered.recv().await;
     let (outcome, reason) = outcome.map_err(|_| Refusal::new(503, "the runtime is stopping"))?;
-    let mut line = json!({"outcome": outcome_name(outcome)});
+    let mut line = json!({"outcome": views::outcome_name(outcome)});
     if !reason.is_empty() {
         line["reason"] = reason.into();
     }
     Ok(Answer::Json(line))
-}
-
-fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Delivered => "delivered",
-        Outcome::Durable => "durable",
-        Outcome::NoRoute => "noRoute",
-        Outcome::Expired => "expired",
-        Outcome::Evicted => "evicted",
-        Outcome::Removed => "removed",
-        Outcome::DeadLettered => "deadLettered",
-        Outcome::Refused => "refused",
-    }
 }

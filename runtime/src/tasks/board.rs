@@ -13,7 +13,7 @@ use crate::logic::log_ring::{LogLine, LogRing};
 use crate::logic::twin::Twin;
 use crate::model::identity::Credentials;
 use crate::model::image::Image;
-use crate::model::time::Wall;
+use crate::model::time::{Mono, Now, Wall};
 
 /// Log kept of one instance, bytes. What a crash report keeps, too.
 const LOG_BYTES_MAX: usize = 64 * 1024;
@@ -77,6 +77,12 @@ pub struct Slot {
     pub restarts: Cell<u64>,
     pub since: Cell<Wall>,
     pub last_exit: RefCell<Option<LastExit>>,
+    /// When it came to be wanted.
+    made: Mono,
+    running_since: Cell<Option<Mono>>,
+    /// Processes that came as far as to run.
+    pub connects: Cell<u64>,
+    ran_ms: Cell<u64>,
     /// The link of the process that runs, once it said hello.
     pub link: Cell<Option<LinkIx>>,
     pub ending: Cell<bool>,
@@ -89,7 +95,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub fn new(name: &str, image: Rc<Image>, orders: Sender<Order>, now: Wall) -> Slot {
+    pub fn new(name: &str, image: Rc<Image>, orders: Sender<Order>, now: Now) -> Slot {
         Slot {
             name: name.to_owned(),
             image: RefCell::new(image),
@@ -98,8 +104,12 @@ impl Slot {
             pid: Cell::new(None),
             isolation: RefCell::default(),
             restarts: Cell::new(0),
-            since: Cell::new(now),
+            since: Cell::new(now.wall),
             last_exit: RefCell::default(),
+            made: now.mono,
+            running_since: Cell::new(None),
+            connects: Cell::new(0),
+            ran_ms: Cell::new(0),
             link: Cell::new(None),
             ending: Cell::new(false),
             orders,
@@ -109,10 +119,21 @@ impl Slot {
         }
     }
 
-    pub fn set_status(&self, status: Status, now: Wall) {
-        if self.status.replace(status) != status {
-            self.since.set(now);
+    pub fn set_status(&self, status: Status, now: Now) {
+        if self.status.replace(status) == status {
+            return;
         }
+        self.since.set(now.wall);
+        self.connects.set(self.connects.get() + u64::from(status == Status::Running));
+        if let Some(since) = self.running_since.replace((status == Status::Running).then_some(now.mono)) {
+            self.ran_ms.set(self.ran_ms.get() + now.mono.since(since));
+        }
+    }
+
+    /// How long it has run as it should, of how long it should have, ms.
+    pub fn ran_of(&self, now: Mono) -> (u64, u64) {
+        let running = self.running_since.get().map_or(0, |since| now.since(since));
+        (self.ran_ms.get() + running, now.since(self.made))
     }
 
     pub fn log(&self, line: LogLine) {

@@ -34,6 +34,8 @@ const LINE_BYTES_MAX: usize = 2 * 1024 * 1024;
 const OPEN_MAX: usize = 256;
 /// How long the runtime may take to answer what needs no module; beyond it something is broken.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
+/// Messages that `trace` tells of if nothing else is asked for.
+const TRACE_LIMIT: usize = 20;
 /// Seconds that a method may take: IoT Hub's default, and its bounds.
 const METHOD_TIMEOUT_S: u32 = 30;
 const METHOD_TIMEOUT_S_MAX: u32 = 300;
@@ -122,6 +124,8 @@ enum Resource {
     Logs(String),
     Messages(String, String),
     Tap,
+    Trace,
+    Metrics,
 }
 
 impl Resource {
@@ -131,6 +135,8 @@ impl Resource {
             ["version"] => Resource::Version,
             ["status"] => Resource::Status,
             ["tap"] => Resource::Tap,
+            ["trace"] => Resource::Trace,
+            ["metrics"] => Resource::Metrics,
             ["modules"] => Resource::Modules,
             ["modules", m] => Resource::Module((*m).into()),
             ["modules", m, "restart"] => Resource::Restart((*m).into()),
@@ -155,6 +161,7 @@ impl Resource {
             Resource::Method(..) => &["timeout"],
             Resource::Logs(_) => &["follow", "since", "tail"],
             Resource::Tap => &["from", "where"],
+            Resource::Trace => &["source", "output", "id", "limit"],
             _ => &[],
         }
     }
@@ -235,6 +242,13 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
         Resource::Tap => {
             Ask::Tap { from: value("from").map(str::to_owned), condition: value("where").map(str::to_owned) }
         }
+        Resource::Metrics => Ask::Metrics,
+        Resource::Trace => {
+            let limit = value("limit").map_or(Some(TRACE_LIMIT), |text| text.parse().ok().filter(|n| *n > 0));
+            let limit = limit.ok_or_else(|| wrong("limit", "a number of messages, 1 or more"))?;
+            let text = |key: &str| value(key).map(str::to_owned);
+            Ask::Trace { source: text("source"), output: text("output"), id: text("id"), limit }
+        }
         Resource::Version | Resource::Messages(..) => unreachable!("answered before"),
     })
 }
@@ -295,6 +309,7 @@ async fn call(calls: &Sender<Call>, ask: Ask) -> Result<Reply, Refusal> {
             let lines = lines.map(|value| http::line(&value));
             Ok(Reply { status: 200, allow: None, content: Content::Lines(Box::pin(lines)) })
         }
+        Answer::Text(text) => Ok(Reply { status: 200, allow: None, content: Content::Metrics(text) }),
         // As IoT Hub's service API has it: the status of the method is not the status of the request.
         Answer::Raw { status, body } if is_method => Ok(Reply::json(&method_json(status, &body))),
         Answer::Raw { status, body } => Ok(Reply { status, allow: None, content: Content::Json(body) }),
@@ -375,7 +390,9 @@ fn record_of(line: Result<Option<Vec<u8>>, BodyFault>, number: usize) -> Result<
 fn outcome(answer: Result<Answer, Refusal>) -> Value {
     match answer {
         Ok(Answer::Json(value)) => value,
-        Ok(Answer::Raw { .. } | Answer::Lines(_)) => http::error_json(500, "not the answer to a message"),
+        Ok(Answer::Raw { .. } | Answer::Lines(_) | Answer::Text(_)) => {
+            http::error_json(500, "not the answer to a message")
+        }
         Err(refusal) => http::error_json(refusal.status, &refusal.message),
     }
 }

@@ -42,7 +42,7 @@ pub async fn run(world: Rc<World>, slot: Rc<Slot>, orders: Receiver<Order>) {
         }
         slot.restarts.set(slot.restarts.get() + 1);
     }
-    slot.set_status(Status::Stopped, world.port.now().wall);
+    slot.set_status(Status::Stopped, world.port.now());
     world.board.slots.borrow_mut().remove(&slot.name);
     let _ = world.replan.try_send(());
 }
@@ -50,7 +50,7 @@ pub async fn run(world: Rc<World>, slot: Rc<Slot>, orders: Receiver<Order>) {
 /// One process, from its start to its end.
 async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, restart: &mut Restart) -> End {
     slot.generation.set(slot.generation.get() + 1);
-    slot.set_status(Status::Starting, world.port.now().wall);
+    slot.set_status(Status::Starting, world.port.now());
     let host = match start(world, slot) {
         Ok(host) => host,
         Err(error) => {
@@ -144,17 +144,17 @@ async fn after_exit(
     let now = world.port.now();
     let wait = match restart.handle_exit(now.mono, exit) {
         Next::Restart { at } => {
-            slot.set_status(Status::Backoff, now.wall);
+            slot.set_status(Status::Backoff, now);
             let ms = at.since(now.mono);
             log::info!("instance={}/{} restart_in_ms={ms}", slot.name, slot.generation.get());
             Some(Duration::from_millis(ms))
         }
         Next::Stay => {
-            slot.set_status(Status::Stopped, now.wall);
+            slot.set_status(Status::Stopped, now);
             None
         }
         Next::GiveUp => {
-            slot.set_status(Status::Failed, now.wall);
+            slot.set_status(Status::Failed, now);
             world.board.warn(format!("{} is failed: {exit}; restart it, or put in a better image", slot.name));
             None
         }

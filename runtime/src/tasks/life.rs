@@ -201,7 +201,7 @@ impl Life {
             Said::Started => {
                 let now = self.world.port.now();
                 restart.handle_started(now.mono);
-                self.slot.set_status(Status::Running, now.wall);
+                self.slot.set_status(Status::Running, now);
                 self.slot.link.set(self.link);
                 if let Some(link) = self.link {
                     self.world.port.turn(|hub, _| hub.ready(link));
@@ -264,7 +264,7 @@ impl Life {
         };
         let silent = self.ping.map_or(0, |sent| now.0.saturating_sub(sent));
         if lasted.max(silent) >= limit {
-            self.slot.set_status(Status::Unhealthy, self.world.port.now().wall);
+            self.slot.set_status(Status::Unhealthy, self.world.port.now());
             self.verdict.get_or_insert(Exit::Hung { ms: lasted.max(silent) });
             self.host.kill();
         } else if self.ping.is_none()

@@ -43,6 +43,15 @@ pub enum Ask {
         from: Option<String>,
         condition: Option<String>,
     },
+    /// What became of the last messages, newest first.
+    Trace {
+        source: Option<String>,
+        output: Option<String>,
+        id: Option<String>,
+        limit: usize,
+    },
+    /// Everything that is counted, in the text format of Prometheus.
+    Metrics,
     /// A message as if `module` had sent it; answered when the hub has acknowledged it.
     Send {
         module: String,
@@ -59,6 +68,8 @@ pub enum Answer {
     /// JSON lines until the sender closes. The reader may be slow: send with `try_send`, and drop and count when it
     /// is full, so that nobody who watches can hold up what is watched.
     Lines(Receiver<Value>),
+    /// Lines for a program that is not ours.
+    Text(String),
     /// A method's own status and payload.
     Raw {
         status: u16,

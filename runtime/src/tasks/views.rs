@@ -8,11 +8,13 @@ use smol::channel::Sender;
 
 use super::board::Slot;
 use super::storage::Job;
+use super::wear;
 use super::world::World;
 use crate::logic::hub::{StoreState, Tapped};
 use crate::logic::message_json;
 use crate::logic::routing::{self, Condition, Envelope, Instant, RecordSubject, View};
 use crate::model::endpoint::Endpoint;
+use skerry_abi::wire::frame::Outcome;
 use skerry_abi::wire::record::Record;
 
 pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
@@ -21,6 +23,7 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
     let (file_bytes, block_bytes, quota) = sizes.recv().await.unwrap_or_default();
     let now = world.port.now();
     let overview = world.port.look(|hub| hub.overview());
+    let written = wear::look(world);
     let queues: Vec<Value> = overview
         .queues
         .iter()
@@ -44,9 +47,10 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "uptimeSeconds": (now.mono.since(world.started)) / 1000,
         "time": now.wall.to_rfc3339(),
         "state": {
-            "folder": world.config.state_folder,
+            "folder": world.config.state_folder, "receivedPerHour": written.received_per_hour,
             "store": {"state": state, "reason": reason, "bytes": file_bytes, "blockBytes": block_bytes, "quota": quota,
-                "writtenToday": written_today(world, now.wall)},
+                "writtenToday": written.today, "writtenPerDay": written.per_day,
+                "wearPerDay": written.per_day.map(|bytes| bytes as f64 / quota.max(1) as f64)},
         },
         "isolation": isolation(world),
         "memory": {"messages": overview.messages, "bytes": overview.memory_bytes},
@@ -59,23 +63,6 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "rejected": *world.board.rejected.borrow(),
         "warnings": warnings(world, overview.no_route),
     })
-}
-
-/// Bytes that this process has had written since it was first asked today (UTC), or since its start on the first day.
-fn written_today(world: &World, wall: crate::model::time::Wall) -> Option<u64> {
-    let io = std::fs::read_to_string("/proc/self/io").ok()?;
-    let written: u64 = io.lines().find_map(|l| l.strip_prefix("write_bytes: "))?.parse().ok()?;
-    let today = wall.0.div_euclid(86_400_000);
-    let (day, before) = world.day.get();
-    if day == 0 {
-        world.day.set((today, 0));
-        return Some(written);
-    }
-    if day != today {
-        world.day.set((today, written));
-        return Some(0);
-    }
-    Some(written.saturating_sub(before))
 }
 
 /// What was warned of, and what is so now.
@@ -194,7 +181,7 @@ pub fn module(world: &World, slot: &Slot) -> Value {
 }
 
 /// Resident memory of a process, bytes.
-fn resident_bytes(pid: i32) -> Option<u64> {
+pub fn resident_bytes(pid: i32) -> Option<u64> {
     let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
@@ -228,4 +215,18 @@ pub fn passes(tapped: &Tapped, device: &str, source: Option<&str>, condition: Op
         ..Envelope::default()
     };
     condition.evaluate(&View::new(&RecordSubject { record, envelope })) == routing::Truth::True
+}
+
+/// As the JSON of answers has it.
+pub fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Delivered => "delivered",
+        Outcome::Durable => "durable",
+        Outcome::NoRoute => "noRoute",
+        Outcome::Expired => "expired",
+        Outcome::Evicted => "evicted",
+        Outcome::Removed => "removed",
+        Outcome::DeadLettered => "deadLettered",
+        Outcome::Refused => "refused",
+    }
 }

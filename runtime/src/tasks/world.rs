@@ -16,6 +16,7 @@ use crate::io::images::Images;
 use crate::io::process::HostBinary;
 use crate::io::secret::Keys;
 use crate::io::ws::Dialler;
+use crate::logic::wear::Wear;
 use crate::model::config::{Config, Limits};
 use crate::model::time::Wall;
 use skerry_abi::wire::frame::ToHost;
@@ -33,8 +34,7 @@ pub struct World {
     pub host: HostBinary,
     pub crashes: RefCell<CrashReports>,
     pub senders: RefCell<super::senders::Senders>,
-    /// (day, bytes this process had written when it began), for "written today".
-    pub day: std::cell::Cell<(i64, u64)>,
+    pub wear: RefCell<Wear>,
     pub executor: Rc<LocalExecutor<'static>>,
     /// Bytes read from a link, before they are taken apart; what is left of a frame moves to the link's own buffer.
     pub scratch: RefCell<Vec<u8>>,

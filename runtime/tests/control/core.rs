@@ -60,6 +60,12 @@ impl Core {
                 (0..3).for_each(|i| lines.try_send(json!({"i": i})).unwrap());
                 Ok(Answer::Lines(reader))
             }
+            Ask::Trace { limit: 20, .. } => {
+                let (lines, reader) = bounded(1);
+                lines.try_send(json!({"outcome": "noRoute", "from": "f", "routes": []})).unwrap();
+                Ok(Answer::Lines(reader))
+            }
+            Ask::Metrics => Ok(Answer::Text("up 1\n".to_owned())),
             Ask::Send { output, .. } if output == "hold" => {
                 let mut held = self.held.lock().unwrap();
                 let number = held.len();

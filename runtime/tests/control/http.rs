@@ -60,6 +60,21 @@ fn plain_requests_become_asks() {
 }
 
 #[test]
+fn what_is_seen_has_paths_of_its_own() {
+    let device = device();
+    let page = device.raw(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    assert!(page.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{page}");
+    assert!(page.ends_with("\r\n\r\nup 1\n"), "{page}");
+    device.ask("GET", "/trace?source=a%20b&output=o&id=7&limit=3", "");
+    let expected = Ask::Trace { source: Some("a b".into()), output: Some("o".into()), id: Some("7".into()), limit: 3 };
+    assert_eq!(device.core.asked.lock().unwrap()[1], expected);
+    device.check("GET", "/trace?limit=all", "", (400, "limit: expected a number of messages, 1 or more"));
+    device.check("GET", "/trace?from=x", "", (400, "unknown query key \"from\""));
+    device.check("GET", "/metrics?a=b", "", (400, "unknown query key \"a\""));
+    device.check("POST", "/metrics", "", (405, "POST is not possible here, only GET"));
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let device = device();
     device.check("GET", "/modules/filtr", "", (404, "no module \"filtr\": did you mean \"filter\"?"));

@@ -90,6 +90,8 @@ fn verbs_print_and_say_how_it_went() {
     server.check(&["method", "m", "do", "[1]", "--timeout", "5s"], "", (0, "status 207\n[\n  1\n]", ""));
     server.check(&["logs", "m"], "", (0, ["2026-11-23T18:00:00.000Z info  m"; 2].join("\n").as_str(), ""));
     server.check(&["tap", "--json"], "", (0, "{\"i\":0}\n{\"i\":1}\n{\"i\":2}", ""));
+    let traced = "- f -\n  dropped: it matched no route\n  no route is for messages from there";
+    server.check(&["trace", "--source", "m"], "", (0, traced, ""));
     let dropped = "skerry: the question was dropped without an answer";
     server.check(&["restart", "m"], "", (1, "", dropped));
     let json = r#"{"error":{"message":"the question was dropped without an answer","status":500}}"#;

@@ -45,7 +45,7 @@ fn a_module_that_is_dropped_in_is_known_in_the_cloud_a_moment_later() {
     assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     // Made once: the next start needs no registry.
     device.stop();
-    tell(&cloud, Command::RestStatus { status: 500 });
+    tell(&cloud, Command::RestStatus { status: 500, retry_after_s: None, count: None });
     device.start();
     device.send("tester", "out", &numbered(50));
     wait_stored(&cloud, ID, 50);
@@ -54,7 +54,7 @@ fn a_module_that_is_dropped_in_is_known_in_the_cloud_a_moment_later() {
 #[test]
 fn while_the_registry_is_away_messages_wait_and_one_line_says_so() {
     let cloud = cloud();
-    tell(&cloud, Command::RestStatus { status: 503 });
+    tell(&cloud, Command::RestStatus { status: 503, retry_after_s: None, count: None });
     let device = device(&cloud);
     device.wait_running("scribe");
     device.send("tester", "out", &numbered(1));
@@ -65,7 +65,7 @@ fn while_the_registry_is_away_messages_wait_and_one_line_says_so() {
         warnings.contains("scribe wait for the cloud").then_some(warnings)
     });
     assert!(warnings.contains("it has no identity"), "{warnings}");
-    tell(&cloud, Command::RestStatus { status: 0 });
+    tell(&cloud, Command::RestStatus { status: 0, retry_after_s: None, count: None });
     wait_stored(&cloud, ID, 1);
 }
 

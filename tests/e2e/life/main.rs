@@ -5,4 +5,5 @@ mod crash;
 mod durable;
 mod excess;
 mod operate;
+mod seeing;
 mod twin;

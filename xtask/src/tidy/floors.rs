@@ -15,6 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic/routing/", &["model", "logic::routing"]),
     ("logic/session/", &["model", "logic::session", "logic::mqtt"]), // with dialect, sas and backoff: one conversation
     ("logic/twin_sync", &["model", "logic::twin"]),                  // keeps one equal to the cloud's
+    ("logic/outlook.rs", &["model", "logic::units"]),                // one sentence with sizes and times
     ("logic/registration.rs", &["model"]),
     ("logic/message_json.rs", &["model", "logic::nearest"]), // says which key was meant
     ("io/", &["model", "io"]),
@@ -32,6 +33,7 @@ const LOOPS_KNOWN: &[(&str, &str)] = &[
     ("identities", "upstream"), // starts one for each identity
     ("answers", "storage"),     // passes the question for sizes on
     ("port", "storage"),        // hands commits over
+    ("metrics", "storage"),     // passes the question for sizes on
     ("views", "storage"),       // passes the question for sizes on
 ];
 
@@ -65,7 +67,7 @@ const HOMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("hyper", &["runtime/src/io/http.rs", "runtime/src/io/rest.rs"]),
-    ("landlock", &["runtime/src/host/confine.rs"]),
+    ("landlock", &["runtime/src/host/confine.rs", "runtime/src/io/kernel.rs"]),
 ];
 
 /// Who reads a clock: everybody else is given the time. Tests and tools aside.

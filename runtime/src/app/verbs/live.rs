@@ -1,4 +1,4 @@
-//! Verbs that watch: `logs` and `tap`.
+//! Verbs that watch: `logs`, `tap` and `trace`.
 //! Must never hold a line back: each is printed as it comes.
 
 use std::io::{self, Write};
@@ -7,8 +7,8 @@ use serde_json::Value;
 use smol::LocalExecutor;
 
 use super::{Outcome, Target, next, open, path};
-use crate::app::cli::{Logs, Tap};
-use crate::app::table::{cell, plain, show, time};
+use crate::app::cli::{Logs, Tap, Trace};
+use crate::app::table::{bytes, cell, plain, show, time};
 use crate::io::http::{Upload, escape};
 
 pub fn logs(args: &Logs) -> Outcome {
@@ -21,6 +21,13 @@ pub fn logs(args: &Logs) -> Outcome {
 pub fn tap(args: &Tap) -> Outcome {
     let query = [("from", args.from.as_deref()), ("where", args.condition.as_deref())];
     watch(&args.target(), "/tap", &query, message_line)
+}
+
+pub fn trace(args: &Trace) -> Outcome {
+    let limit = args.limit.map(|limit| limit.to_string());
+    let [source, output, id] = [&args.source, &args.output, &args.id].map(|text| text.as_deref());
+    let query = [("source", source), ("output", output), ("id", id), ("limit", limit.as_deref())];
+    watch(&args.target(), "/trace", &query, traced_text)
 }
 
 fn watch(target: &Target, at: &str, query: &[(&str, Option<&str>)], text: fn(&Value) -> String) -> Outcome {
@@ -50,6 +57,47 @@ fn log_line(line: &Value) -> String {
     format!("{} {:<5} {}{more}", time(line, "/at"), cell(line, "/level"), cell(line, "/message"))
 }
 
+/// The message, then a line a route and a line an endpoint.
+fn traced_text(line: &Value) -> String {
+    let id = line.pointer("/system/messageId").map_or(String::new(), |id| format!(" id={}", show(id)));
+    let size = bytes(line, "/bytes");
+    let mut text = format!("{} {}{id} {size}", time(line, "/at"), cell(line, "/from"));
+    let why = |value: &Value| value["why"].as_str().map_or(String::new(), |why| format!(": {}", plain(why)));
+    match line["outcome"].as_str() {
+        Some("noRoute") => text.push_str("\n  dropped: it matched no route"),
+        Some("refused") => text.push_str(&format!("\n  refused: {}", cell(line, "/reason"))),
+        _ => {}
+    }
+    match line["routes"].as_array() {
+        None => text.push_str("\n  the routes have changed since"),
+        Some(routes) if routes.is_empty() => text.push_str("\n  no route is for messages from there"),
+        Some(routes) => {
+            let routes =
+                routes.iter().map(|r| format!("\n  route {} {}{}", cell(r, "/name"), cell(r, "/result"), why(r)));
+            text.extend(routes);
+        }
+    }
+    for end in line["endpoints"].as_array().into_iter().flatten() {
+        let consumer = cell(end, "/consumer");
+        let state = match end["state"].as_str().unwrap_or_default() {
+            "waiting" => format!("waiting for {consumer}"),
+            "stored" => format!("stored on disk, waiting for {consumer}"),
+            "consumer" => format!("with {consumer}"),
+            "givenUp" => "given up, about to be a dead letter".to_owned(),
+            "deadLettered" => "dead letter".to_owned(),
+            other => plain(other),
+        };
+        let refusals = match end["refusals"].as_u64() {
+            None | Some(0) => String::new(),
+            Some(count) => format!(", refused {count} times"),
+        };
+        let open = ["waiting", "stored", "consumer", "givenUp"].contains(&end["state"].as_str().unwrap_or_default());
+        let when = if open { "since" } else { "at" };
+        text.push_str(&format!("\n  {} {state} {when} {}{refusals}", cell(end, "/endpoint"), time(end, "/at")));
+    }
+    text
+}
+
 /// Time, source, properties in brackets, body.
 fn message_line(line: &Value) -> String {
     let Some(body) = line.get("body").or(line.get("bodyBase64")) else { return show(line) };
@@ -70,6 +118,26 @@ mod tests {
         let log = json!({"at": 1_795_456_800_000i64, "level": "info", "message": "a\u{7}b", "target": "x"});
         assert_eq!(log_line(&log), "2026-11-23T18:00:00.000Z info  a\\u{7}b target=x");
         assert_eq!(log_line(&json!({"dropped": 3})), "dropped=3");
+        let end = |state: &str, refusals: u64| {
+            json!({"endpoint": "modules/f/inputs/i", "consumer": "f", "state": state, "at": 1_795_456_800_250i64,
+                "refusals": refusals})
+        };
+        let traced = json!({"at": 1_795_456_800_000i64, "from": "/messages/modules/m/outputs/o/", "bytes": 300,
+            "outcome": "taken", "system": {"messageId": "7"},
+            "routes": [{"name": "hot", "result": "undefined", "why": "no a\u{7}"}, {"name": "all", "result": "true", "why": null}],
+            "endpoints": [end("stored", 0), end("consumer", 2), end("delivered", 0)]});
+        let at = "2026-11-23T18:00:00.250Z";
+        let expected = format!(
+            "2026-11-23T18:00:00.000Z /messages/modules/m/outputs/o/ id=7 300B\n  route hot undefined: no a\\u{{7}}\n  route all \
+             true\n  modules/f/inputs/i stored on disk, waiting for f since {at}\n  modules/f/inputs/i with f since {at}, \
+             refused 2 times\n  modules/f/inputs/i delivered at {at}"
+        );
+        assert_eq!(traced_text(&traced), expected);
+        let gone = json!({"outcome": "noRoute", "routes": []});
+        assert_eq!(traced_text(&gone), "- - -\n  dropped: it matched no route\n  no route is for messages from there");
+        assert!(
+            traced_text(&json!({"outcome": "refused", "reason": "full"})).contains("refused: full\n  the routes have")
+        );
         let message = json!({"at": 1_795_456_800_000i64, "from": "/messages/modules/f/outputs/o",
             "body": {"t": 1}, "properties": {"level": "high"}, "system": {"messageId": "7"}});
         let expected = "2026-11-23T18:00:00.000Z /messages/modules/f/outputs/o [messageId=7 level=high] {\"t\":1}";

@@ -59,6 +59,7 @@ fn status_text(status: &Value) -> String {
         bytes(status, "/state/store/quota"),
         bytes(status, "/state/store/writtenToday")
     );
+    let store = store + &wear(status);
     text.push_str(&format!("state: {} ({store})\n", cell(status, "/state/folder")));
     text.push_str(&format!("isolation: {}\n", cell(status, "/isolation")));
     for (key, value) in status.as_object().into_iter().flatten().filter(|(key, _)| !PLACED.contains(&key.as_str())) {
@@ -85,6 +86,16 @@ fn status_text(status: &Value) -> String {
         text.push_str(&format!("\n{}", render(&["ROUTE", "TRUE", "FALSE", "UNDEFINED", "TEXT"], &rows)));
     }
     text
+}
+
+/// What the store does to the flash, once that can be said.
+fn wear(status: &Value) -> String {
+    let store = &status["state"]["store"];
+    let (Some(_), Some(share)) = (store["writtenPerDay"].as_u64(), store["wearPerDay"].as_f64()) else {
+        return String::new();
+    };
+    let each = bytes(store, "/writtenPerDay");
+    format!("; at this rate {each} a day, {share:.1} times its quota")
 }
 
 fn modules_table(modules: &Value) -> String {
@@ -139,7 +150,8 @@ mod tests {
     fn a_status_is_readable_and_loses_nothing() {
         let text = status_text(&json!({
             "device": "Hannover01", "version": "0.1.0", "uptimeSeconds": 11_520, "isolation": "uid",
-            "state": {"folder": "/s", "store": {"bytes": 4_718_592, "quota": 1_073_741_824, "writtenToday": 0}},
+            "state": {"folder": "/s", "store": {"bytes": 4_718_592, "quota": 1_073_741_824, "writtenToday": 0,
+                "writtenPerDay": 2_147_483_648u64, "wearPerDay": 2.0}},
             "routes": [{"name": "all", "route": "FROM /* INTO $upstream", "true": 7, "false": 0, "undefined": 0, "warnings": ["w2"]}],
             "queues": [{"endpoint": "upstream", "priority": 2_000_000_000u32, "accepted": 7, "pending": 7}],
             "modules": [{"name": "filter", "image": {"name": "filter", "version": "1.2.0"}, "status": "running",
@@ -148,7 +160,7 @@ mod tests {
         }));
         let expected = "\
 Hannover01: skerry 0.1.0, up 3h 12min
-state: /s (store 4.5MiB of 1GiB, 0B written today)
+state: /s (store 4.5MiB of 1GiB, 0B written today; at this rate 2GiB a day, 2.0 times its quota)
 isolation: uid
 clock: floor=5
 warning: w1

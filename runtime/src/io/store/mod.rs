@@ -5,6 +5,7 @@
 mod disk;
 mod head;
 mod log;
+mod look;
 mod open;
 mod plan;
 mod record;
@@ -26,6 +27,7 @@ use crate::model::time::{Age, Mono, Wall};
 use disk::Disk;
 use head::{CaughtUp, Head, Pending};
 use log::Log;
+pub use look::{Look, look};
 pub use open::{OpenError, Opened, Options};
 use record::Effects;
 use room::{Quota, Used};

@@ -23,7 +23,7 @@ use crate::logic::hub::Restored;
 /// The index. The first format had everything in it.
 const INDEX: &str = "store.redb";
 pub(super) const INDEX_NEW: &str = "store.redb.new";
-const FORMAT_FILE: &str = "store.format";
+pub(super) const FORMAT_FILE: &str = "store.format";
 const FORMAT_FILE_NEW: &str = "store.format.new";
 const PROBE: &str = ".skerry-probe";
 

@@ -230,11 +230,12 @@ impl Hub {
         }
         let source = self.add_source(message.source);
         let (expiry, attempts) = (message.expiry, message.attempts);
-        let target = Target { queue: ix, expiry, attempts, state: TargetState::Waiting, stored: true };
+        let target = Target { stored: true, ..Target::waiting(ix, expiry, attempts) };
         let targets = SmallVec::from_iter([target]);
         let mut entry =
             Entry::new(message.seq, message.record, source, message.enqueued, now.mono, targets, None, false);
         entry.place = Some(Place { block, index: message.index, committed: true });
+        entry.trace = self.trace.find(message.seq);
         let key = self.entries.insert(entry);
         let queue = &mut self.queues[ix as usize];
         queue.put_back(&self.entries, key);

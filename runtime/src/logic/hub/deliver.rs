@@ -61,7 +61,7 @@ impl Hub {
 
     /// The next commit writes the message to the dead letters.
     fn kill(&mut self, now: Now, queue: QueueIx, key: Key, reason: &str) {
-        self.entries[key].target(queue).state = TargetState::Dying;
+        self.entries[key].change(queue, now.mono).state = TargetState::Dying;
         let cut = reason.floor_char_boundary(reason.len().min(REASON_BYTES));
         let seq = self.entries[key].seq;
         self.dying.push(Dying { queue, key, seq, reason: reason[..cut].to_owned() });
@@ -169,7 +169,7 @@ impl Hub {
         let Some(flight) = self.leave_window(ix, id, FlightState::Closed) else { return };
         let (queue_ix, key) = (flight.queue, flight.key);
         let seq = self.entries[key].seq;
-        let target = self.entries[key].target(queue_ix);
+        let target = self.entries[key].change(queue_ix, now.mono);
         target.attempts = target.attempts.saturating_add(1);
         let attempts = target.attempts;
         let queue = &mut self.queues[queue_ix as usize];
@@ -283,7 +283,7 @@ impl Hub {
         let queue = &mut self.queues[queue_ix as usize];
         let Some(key) = queue.pop(&self.entries) else { return };
         let Some((_, input)) = queue.consumer else { return };
-        let target = self.entries[key].target(queue_ix);
+        let target = self.entries[key].change(queue_ix, now.mono);
         if target.expiry <= now.age && target.expiry != Age::NEVER {
             self.settle(now, queue_ix, key, Outcome::Expired);
             return;

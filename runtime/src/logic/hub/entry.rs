@@ -3,6 +3,7 @@
 
 use smallvec::SmallVec;
 
+use super::trace::NO_MARK;
 use super::{LinkIx, QueueIx, SourceIx};
 use crate::model::limits::ENTRY_BYTES;
 use crate::model::time::{Age, Mono, Wall};
@@ -32,6 +33,17 @@ pub(super) struct Target {
     pub state: TargetState,
     /// The block row of the message counts this queue.
     pub stored: bool,
+    /// What it settled as.
+    pub outcome: Outcome,
+    /// When `state` last changed, or it was stored: ms after the entry was made. Only for whoever traces it.
+    pub at: u32,
+}
+
+impl Target {
+    pub fn waiting(queue: QueueIx, expiry: Age, attempts: u16) -> Target {
+        let (state, outcome) = (TargetState::Waiting, Outcome::Delivered);
+        Target { queue, expiry, attempts, state, stored: false, outcome, at: 0 }
+    }
 }
 
 /// Where the message lies on disk, or will when the commit in flight succeeds.
@@ -73,6 +85,8 @@ pub(super) struct Entry {
     pub now: bool,
     /// The least happy way in which a target settled so far.
     pub outcome: Outcome,
+    /// Its mark in the trace.
+    pub trace: u64,
     links: [Links; 2],
 }
 
@@ -110,6 +124,7 @@ impl Entry {
             parents: SmallVec::new(),
             now,
             outcome: Outcome::Delivered,
+            trace: NO_MARK,
             links: [Links { prev: NIL, next: NIL, member: false }; 2],
         }
     }
@@ -121,6 +136,20 @@ impl Entry {
     pub fn target(&mut self, queue: QueueIx) -> &mut Target {
         let found = self.targets.iter_mut().find(|t| t.queue == queue);
         found.expect("a queue names only messages that were routed to it")
+    }
+
+    /// The same, and its state changes now.
+    pub fn change(&mut self, queue: QueueIx, now: Mono) -> &mut Target {
+        let at = u32::try_from(now.since(self.since)).unwrap_or(u32::MAX);
+        let target = self.target(queue);
+        target.at = at;
+        target
+    }
+
+    /// What waits is on disk from now on.
+    pub fn stored_at(&mut self, now: Mono) {
+        let at = u32::try_from(now.since(self.since)).unwrap_or(u32::MAX);
+        self.targets.iter_mut().filter(|t| t.state == TargetState::Waiting).for_each(|t| t.at = at);
     }
 
     pub fn is_committed(&self) -> bool {
@@ -205,12 +234,20 @@ impl Entries {
         (self.slots.len() - 1) as Key
     }
 
-    /// The caller has taken it off both lists.
-    pub fn remove(&mut self, key: Key) {
-        let entry = self.slots[key as usize].take().expect("a message is freed once");
+    /// The caller has taken it off both lists; `last` may take what it holds.
+    pub fn remove(&mut self, key: Key, last: impl FnOnce(&mut Entry)) {
+        let slot = &mut self.slots[key as usize];
+        let entry = slot.as_mut().expect("a message is freed once");
         debug_assert!(entry.links.iter().all(|l| !l.member));
         self.bytes -= entry.bytes();
+        last(entry);
+        *slot = None;
         self.free.push(key);
+    }
+
+    /// All that live.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, &Entry)> {
+        self.slots.iter().zip(0..).filter_map(|(slot, key)| Some((key, slot.as_ref()?)))
     }
 
     /// The message that had this place and number, if it still lives.

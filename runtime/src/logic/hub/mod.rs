@@ -17,6 +17,7 @@ mod queue;
 mod routes;
 mod settle;
 mod stored;
+mod trace;
 mod view;
 
 #[cfg(test)]
@@ -24,10 +25,14 @@ mod sim;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod trace_tests;
+#[cfg(test)]
 mod upstream_tests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
+
+use smallvec::SmallVec;
 
 use crate::logic::routing::{self, Candidates, RouteTable};
 use crate::model::endpoint::{Endpoint, Priority, Source};
@@ -40,7 +45,8 @@ pub use commit::{
 pub use deliver::Fault;
 pub use ledger::Ledger;
 pub use publish::Sent;
-pub use view::{Overview, QueueView, RouteView, Tapped};
+pub use trace::{EndState, Fate, Traced, TracedEnd};
+pub use view::{Overview, QueueView, SourceView, Tapped};
 
 use entry::{Chain, Entries, List, Parent};
 use link::Link;
@@ -98,6 +104,20 @@ struct SourceState {
     candidates: Candidates,
     /// Endpoints of the route table that it has sent to, as queues.
     queues: Vec<(u32, Priority, QueueIx)>,
+    counts: SourceCounts,
+}
+
+/// Of one output since the runtime started; the ledger counts by endpoint, and over restarts.
+#[derive(Clone, Debug, Default)]
+struct SourceCounts {
+    received: u64,
+    received_bytes: u64,
+    no_route: u64,
+    /// Turned away because the store is broken or full.
+    unstored: u64,
+    /// In memory; what expires on disk is not looked at one by one.
+    expired: u64,
+    delivered: SmallVec<[(QueueIx, u64); 2]>,
 }
 
 /// Whether new messages can be made safe on disk.
@@ -152,6 +172,7 @@ pub struct Hub {
     dirty_links: Vec<LinkIx>,
     output_links: Vec<LinkIx>,
     selected: Vec<routing::Target>,
+    trace: trace::Trace,
     taps: usize,
     tapped: Vec<Tapped>,
 }
@@ -192,6 +213,7 @@ impl Hub {
             dirty_links: Vec::new(),
             output_links: Vec::new(),
             selected: Vec::new(),
+            trace: trace::Trace::default(),
             taps: 0,
             tapped: Vec::new(),
         };

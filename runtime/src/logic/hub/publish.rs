@@ -6,10 +6,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::deliver::Fault;
-use super::entry::{Chain, Entry, Key, List, Parent, Target, TargetState, Ticket};
+use super::entry::{Chain, Entry, Key, List, Parent, Target, Ticket};
 use super::link::Link;
-use super::{Hub, Identity, IdentityIx, LinkIx, QueueIx, SourceIx, SourceState, StoreState, Tapped};
-use crate::logic::routing::{Envelope, Instant, RecordSubject, View};
+use super::trace::{Arrival, Fate};
+use super::{Hub, Identity, IdentityIx, LinkIx, QueueIx, SourceCounts, SourceIx, SourceState, StoreState, Tapped};
+use crate::logic::routing::{Envelope, Instant, RecordSubject, Verdicts, View};
 use crate::model::endpoint::Source;
 use crate::model::limits::CREDIT_OVERDRAFT;
 use crate::model::time::{Age, Now};
@@ -94,7 +95,7 @@ impl Hub {
             return found as SourceIx;
         }
         let candidates = self.routes.candidates(&source.path());
-        self.sources.push(SourceState { source, candidates, queues: Vec::new() });
+        self.sources.push(SourceState { source, candidates, queues: Vec::new(), counts: SourceCounts::default() });
         (self.sources.len() - 1) as SourceIx
     }
 
@@ -146,12 +147,15 @@ impl Hub {
             Ok(record) => record,
             Err(error) => return self.refuse(ix, ticket, &error.to_string()),
         };
-        let targets = self.route(now, source, record);
+        let (targets, verdicts) = self.route(now, source, record);
+        let arrival = Arrival { seq: self.next_seq, source, now, verdicts };
         if self.taps > 0 {
             self.tap(now, source, bytes, &targets);
         }
         if targets.is_empty() {
             self.identities[identity as usize].no_route += 1;
+            self.sources[source as usize].counts.no_route += 1;
+            self.trace.turned_away(&arrival, bytes, Fate::NoRoute);
             self.answer(ix, ticket, Outcome::NoRoute, "");
             return Ok(());
         }
@@ -160,18 +164,21 @@ impl Hub {
         if parents.is_empty()
             && let Some(reason) = self.no_place(&targets)
         {
+            self.sources[source as usize].counts.unstored += 1;
+            self.trace.turned_away(&arrival, bytes, Fate::Refused(reason.as_str().into()));
             return self.refuse(ix, ticket, &reason);
         }
-        self.admit(now, ix, source, sent, targets);
+        self.admit(ix, &arrival, sent, targets);
         Ok(())
     }
 
-    fn admit(&mut self, now: Now, ix: LinkIx, source: SourceIx, sent: Sent<'_>, targets: SmallVec<[Target; 2]>) {
+    fn admit(&mut self, ix: LinkIx, arrival: &Arrival, sent: Sent<'_>, targets: SmallVec<[Target; 2]>) {
         let Sent { ticket, at_once, parents, record, .. } = sent;
-        let seq = self.next_seq;
+        let Arrival { seq, source, now, .. } = *arrival;
         self.next_seq += 1;
         let receipt = Some(Ticket { link: ix, ticket });
         let mut entry = Entry::new(seq, record.into(), source, now.wall, now.mono, targets, receipt, at_once);
+        entry.trace = self.trace.taken(arrival, record.len());
         for delivery in parents.iter() {
             // A delivery that is over needs nobody to wait for it.
             if let Some(flight) = self.link_mut(ix).and_then(|l| l.flight(delivery)) {
@@ -206,8 +213,10 @@ impl Hub {
     }
 
     /// Where the message goes: each endpoint once.
-    fn route(&mut self, now: Now, source: SourceIx, record: Record<'_>) -> SmallVec<[Target; 2]> {
-        let state = &self.sources[source as usize];
+    fn route(&mut self, now: Now, source: SourceIx, record: Record<'_>) -> (SmallVec<[Target; 2]>, Verdicts) {
+        let state = &mut self.sources[source as usize];
+        state.counts.received += 1;
+        state.counts.received_bytes += record.bytes().len() as u64;
         let enqueued = Instant::new(now.wall);
         let envelope = Envelope {
             device_id: &self.device,
@@ -219,16 +228,16 @@ impl Hub {
         let subject = RecordSubject { record, envelope };
         let mut selected = std::mem::take(&mut self.selected);
         selected.clear();
-        self.routes.select(&state.candidates, &View::new(&subject), &mut selected);
+        let verdicts = self.routes.select(&state.candidates, &View::new(&subject), &mut selected);
         let mut targets = SmallVec::new();
         for choice in &selected {
             let queue = self.queue_for(source, choice.endpoint as u32, choice.priority);
             let ttl = choice.ttl_secs.map_or(self.config.ttl, |secs| Some(Duration::from_secs(secs)));
             let expiry = ttl.map_or(Age::NEVER, |ttl| now.age.after(ttl));
-            targets.push(Target { queue, expiry, attempts: 0, state: TargetState::Waiting, stored: false });
+            targets.push(Target::waiting(queue, expiry, 0));
         }
         self.selected = selected;
-        targets
+        (targets, verdicts)
     }
 
     fn queue_for(&mut self, source: SourceIx, endpoint: u32, priority: u32) -> QueueIx {

@@ -10,6 +10,7 @@ impl Hub {
     /// New routes, for new messages only: what lies in a queue stays there.
     pub fn set_routes(&mut self, routes: RouteTable) {
         self.routes = routes;
+        self.trace.new_routes();
         for source in &mut self.sources {
             source.candidates = self.routes.candidates(&source.source.path());
             source.queues.clear();

@@ -2,7 +2,7 @@
 //! Must never tell a sender "safe" before it is true.
 
 use super::entry::{Key, Parent, TargetState};
-use super::{Hub, QueueIx};
+use super::{Hub, QueueIx, SourceCounts};
 use crate::model::time::{Age, Now};
 use skerry_abi::wire::frame::Outcome;
 
@@ -18,9 +18,10 @@ impl Hub {
     /// One endpoint is done with the message.
     pub(super) fn settle(&mut self, now: Now, queue_ix: QueueIx, key: Key, outcome: Outcome) {
         let entry = &mut self.entries[key];
-        let target = entry.target(queue_ix);
+        let target = entry.change(queue_ix, now.mono);
         debug_assert!(target.state != TargetState::Settled && target.state != TargetState::OnDisk);
         target.state = TargetState::Settled;
+        target.outcome = outcome;
         let (attempts, stored) = (target.attempts, target.stored);
         entry.open -= 1;
         entry.resident -= 1;
@@ -28,6 +29,7 @@ impl Hub {
             entry.outcome = outcome;
         }
         let (open, resident, place, seq) = (entry.open, entry.resident, entry.place, entry.seq);
+        self.sources[entry.source as usize].counts.settle(queue_ix, outcome);
         let queue = &mut self.queues[queue_ix as usize];
         queue.ledger.settle(outcome);
         queue.changed = true;
@@ -43,7 +45,7 @@ impl Hub {
         }
         if open == 0 {
             let outcome = self.entries[key].outcome;
-            self.safe(key, outcome);
+            self.safe(now, key, outcome);
         }
         if resident == 0 {
             self.free(key);
@@ -51,7 +53,10 @@ impl Hub {
     }
 
     /// The message is durable or settled: answers its sender, releases its parents. Harmless a second time.
-    pub(super) fn safe(&mut self, key: Key, outcome: Outcome) {
+    pub(super) fn safe(&mut self, now: Now, key: Key, outcome: Outcome) {
+        if outcome == Outcome::Durable {
+            self.entries[key].stored_at(now.mono);
+        }
         self.unsafes.remove(&mut self.entries, key);
         self.release(key, true);
         if let Some(ticket) = self.take_receipt(key) {
@@ -64,6 +69,9 @@ impl Hub {
     pub(super) fn lose(&mut self, key: Key, reason: &str) {
         self.unsafes.remove(&mut self.entries, key);
         self.release(key, false);
+        self.trace.lost(self.entries[key].trace, reason);
+        let source = self.entries[key].source as usize;
+        self.sources[source].counts.unstored += 1;
         if let Some(ticket) = self.take_receipt(key) {
             let _ = self.refuse(ticket.link, ticket.ticket, reason);
             self.drop_link_if_idle(ticket.link);
@@ -124,7 +132,8 @@ impl Hub {
     pub(super) fn free(&mut self, key: Key) {
         self.unsafes.remove(&mut self.entries, key);
         debug_assert!(self.entries[key].receipt.is_none());
-        self.entries.remove(key);
+        let trace = &mut self.trace;
+        self.entries.remove(key, |entry| trace.keep(entry));
     }
 
     /// Settles what is too old in one queue's memory.
@@ -142,6 +151,19 @@ impl Hub {
         self.queues[queue_ix as usize].next_expiry = next;
         for key in expired {
             self.settle(now, queue_ix, key, Outcome::Expired);
+        }
+    }
+}
+
+impl SourceCounts {
+    fn settle(&mut self, queue: QueueIx, outcome: Outcome) {
+        match outcome {
+            Outcome::Delivered => match self.delivered.iter_mut().find(|(q, _)| *q == queue) {
+                Some((_, count)) => *count += 1,
+                None => self.delivered.push((queue, 1)),
+            },
+            Outcome::Expired => self.expired += 1,
+            _ => {}
         }
     }
 }

@@ -72,7 +72,7 @@ impl Hub {
             for target in entry.targets.iter().filter(|t| t.stored && t.state != TargetState::Settled) {
                 self.queues[target.queue as usize].ledger.stored += 1;
             }
-            self.safe(key, Outcome::Durable);
+            self.safe(now, key, Outcome::Durable);
         }
         let dying: Vec<_> = self.dying.drain(..flight.dying).collect();
         for dying in dying {

@@ -15,13 +15,18 @@ pub struct QueueView {
     pub connected: bool,
 }
 
-/// One route with how often its condition was true, false and undefined.
+/// What came from one output, since the runtime started.
 #[derive(Clone, Debug)]
-pub struct RouteView {
-    pub name: String,
-    pub text: String,
-    pub counts: [u64; 3],
-    pub warnings: Vec<String>,
+pub struct SourceView {
+    pub source: Source,
+    pub received: u64,
+    pub received_bytes: u64,
+    pub no_route: u64,
+    /// Turned away because the store is broken or full.
+    pub unstored: u64,
+    /// While in memory.
+    pub expired: u64,
+    pub delivered: Vec<(Endpoint, Priority, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +70,32 @@ impl Hub {
             refused: self.identities.iter().map(|i| i.refused).sum(),
             store: self.store.clone(),
         }
+    }
+
+    /// One for each output that sent anything since the start.
+    pub fn sources(&self) -> Vec<SourceView> {
+        let view = |state: &super::SourceState| {
+            let counts = &state.counts;
+            let queue = |(queue, count): &(super::QueueIx, u64)| {
+                let queue = &self.queues[*queue as usize];
+                (queue.endpoint.clone(), queue.priority, *count)
+            };
+            SourceView {
+                source: state.source.clone(),
+                received: counts.received,
+                received_bytes: counts.received_bytes,
+                no_route: counts.no_route,
+                unstored: counts.unstored,
+                expired: counts.expired,
+                delivered: counts.delivered.iter().map(queue).collect(),
+            }
+        };
+        self.sources.iter().map(view).collect()
+    }
+
+    /// Bytes of all messages that came since the start.
+    pub fn received_bytes(&self) -> u64 {
+        self.sources.iter().map(|s| s.counts.received_bytes).sum()
     }
 
     /// How many look on; at zero no copies are made.

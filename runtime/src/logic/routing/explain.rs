@@ -25,6 +25,36 @@ pub(super) fn steps(text: &str, root: &Node, view: &View<'_>) -> Vec<Step> {
     out
 }
 
+/// One sentence: of an undefined condition what was missing, of a false one the values that it went by.
+pub fn reason(steps: &[Step]) -> Option<String> {
+    let whole = steps.first()?;
+    if whole.value == "undefined" {
+        // The innermost part that is undefined tells why; those around it only pass it on.
+        let mut at = 0;
+        while let Some(next) = steps[at + 1..]
+            .iter()
+            .take_while(|s| s.depth > steps[at].depth)
+            .position(|s| s.depth == steps[at].depth + 1 && s.value == "undefined")
+        {
+            at += next + 1;
+        }
+        return steps[at].why.clone();
+    }
+    if whole.value == "true" {
+        return None;
+    }
+    let inner = |at: usize| steps.get(at + 1).is_some_and(|next| next.depth > steps[at].depth);
+    let leaves =
+        (1..steps.len()).filter(|at| !inner(*at)).map(|at| format!("{} is {}", steps[at].text, steps[at].value));
+    let mut said: Vec<String> = Vec::new();
+    leaves.for_each(|leaf| {
+        if !said.contains(&leaf) {
+            said.push(leaf);
+        }
+    });
+    (!said.is_empty()).then(|| said.join(", "))
+}
+
 fn walk(text: &str, node: &Node, view: &View<'_>, depth: usize, out: &mut Vec<Step>) {
     let value = eval::value(node, view);
     let at = out.len();

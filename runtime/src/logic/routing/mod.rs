@@ -24,10 +24,10 @@ mod value;
 mod warn;
 
 pub use condition::{Condition, ConditionError, Truth, compile_condition};
-pub use explain::Step;
+pub use explain::{Step, reason};
 pub use route::{FaultKind, ParsedRoute, RouteError, RouteText, Sink, SinkText, is_route, parse_route, split_route};
 pub use subject::{Envelope, Held, Instant, RecordSubject, Subject, View};
-pub use table::{Candidates, Counts, NamedRoute, RouteTable, TableError, Target, normal_source};
+pub use table::{Candidates, Counts, NamedRoute, RouteTable, TableError, Target, Verdicts, normal_source};
 pub use warn::Warning;
 
 /// Longest route or condition, in bytes. A twin's string is limited to 4,096; local configuration may be longer,

@@ -67,6 +67,36 @@ impl Candidates {
     }
 }
 
+/// How the first candidates of a message came out, two bits each: few enough to be kept with every message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts(u64);
+
+impl Verdicts {
+    /// Routes of one source that are remembered.
+    pub const MAX: usize = 32;
+
+    fn set(&mut self, nth: usize, truth: Truth) {
+        let bits = match truth {
+            Truth::True => 1,
+            Truth::False => 2,
+            Truth::Undefined => 3,
+        };
+        if nth < Verdicts::MAX {
+            self.0 |= bits << (2 * nth);
+        }
+    }
+
+    /// Of the candidate at that place; `None` beyond those that are remembered.
+    pub fn get(self, nth: usize) -> Option<Truth> {
+        match if nth < Verdicts::MAX { self.0 >> (2 * nth) & 3 } else { 0 } {
+            1 => Some(Truth::True),
+            2 => Some(Truth::False),
+            3 => Some(Truth::Undefined),
+            _ => None,
+        }
+    }
+}
+
 /// One endpoint that a message goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -167,11 +197,14 @@ impl RouteTable {
 
     /// Where the message goes, most urgent first, each endpoint once with the smallest priority and that route's TTL.
     /// `out` is cleared. Counts every candidate.
-    pub fn select(&mut self, candidates: &Candidates, view: &View<'_>, out: &mut Vec<Target>) {
+    pub fn select(&mut self, candidates: &Candidates, view: &View<'_>, out: &mut Vec<Target>) -> Verdicts {
         out.clear();
-        for route in candidates.routes() {
+        let mut verdicts = Verdicts::default();
+        for (nth, route) in candidates.routes().enumerate() {
             let entry = &mut self.entries[route];
-            match entry.route.condition.evaluate(view) {
+            let truth = entry.route.condition.evaluate(view);
+            verdicts.set(nth, truth);
+            match truth {
                 Truth::True => entry.counts.matched += 1,
                 Truth::False => {
                     entry.counts.unmatched += 1;
@@ -191,6 +224,7 @@ impl RouteTable {
                 });
             }
         }
+        verdicts
     }
 
     /// `candidates` and `select` in one, for a message that comes alone.
