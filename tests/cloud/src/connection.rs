@@ -117,10 +117,11 @@ impl Connection {
             }
         };
         let talked = async {
-            match self.talk(stream, through_proxy).await {
-                Ok(()) => self.shared.world().finish(self.link),
-                Err(Stop { code, reason }) => self.shared.world().end(self.link, End::Close, code, &reason),
-            }
+            let Stop { code, reason } = match self.talk(stream, through_proxy).await {
+                Ok(()) => Stop { code: None, reason: "nothing more to say".to_owned() },
+                Err(stop) => stop,
+            };
+            self.shared.world().end(self.link, End::Close, code, &reason);
         };
         or(ended, talked).await;
     }

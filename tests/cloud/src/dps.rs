@@ -9,7 +9,7 @@ use crate::clock::{iso, unix_ms};
 use crate::command::DpsOutcome;
 use crate::event::What;
 use crate::peer::{Peer, random_key};
-use crate::registry::{Reply, Resource, check_id, parameter, provisioning_error};
+use crate::registry::{Proof, Reply, Resource, check_id, parameter, provisioning_error};
 use crate::sas::{Token, derive_key};
 use crate::topic::{decode, encode};
 use crate::upgrade::Request;
@@ -201,6 +201,7 @@ impl World {
     fn make_device(&mut self, enrolment: &Enrolment) -> Result<(), String> {
         if let Some(peer) = self.peers.get_mut(&enrolment.device) {
             peer.keys[0].clone_from(&enrolment.key);
+            peer.record.proof = Proof::Sas;
             return Ok(());
         }
         let peer = Peer::new(&enrolment.device, None, [enrolment.key.clone(), random_key()?]);

@@ -115,6 +115,9 @@ impl Peer {
         (now, unix_s): (Instant, u64),
         (grace_s, life): (u64, Option<Duration>),
     ) -> Result<Pass, String> {
+        if self.record.proof != Proof::Sas {
+            return Err(format!("{} has no key: its kind is `{}`", self.id(), self.record.proof.name()));
+        }
         let token = Token::parse(password)?;
         if !token.is_for(&self.resource(host)) {
             return Err(format!("the token is for `{}`", token.resource));

@@ -52,6 +52,7 @@ struct Link {
     orders: Sender<Order>,
     end: Sender<End>,
     traffic: Arc<Traffic>,
+    quiet: bool,
     /// What is stored when it ends without a DISCONNECT.
     will: Option<Telemetry>,
 }
@@ -132,7 +133,7 @@ impl World {
         }
         let link = self.next_link;
         self.next_link += 1;
-        self.links.insert(link, Link { identity: None, orders, end, traffic, will: None });
+        self.links.insert(link, Link { identity: None, orders, end, traffic, quiet: false, will: None });
         Some(link)
     }
 
@@ -145,11 +146,11 @@ impl World {
         self.faults.acting(identity).stall
     }
 
-    /// One that only spoke HTTP has ended: nothing to tell.
-    pub fn finish(&mut self, link: u64) {
-        let Some(gone) = self.links.remove(&link) else { return };
-        let (read, written) = gone.traffic.both();
-        self.nameless_bytes = (self.nameless_bytes.0 + read, self.nameless_bytes.1 + written);
+    /// It speaks HTTP only: that it ends is nothing to tell.
+    pub fn quiet(&mut self, link: u64) {
+        if let Some(link) = self.links.get_mut(&link) {
+            link.quiet = true;
+        }
     }
 
     /// Ends a connection. From here on nothing that it sends counts any more. The first reason stays.
@@ -169,6 +170,9 @@ impl World {
         *bytes = (bytes.0 + read, bytes.1 + written);
         if let Some(will) = gone.will {
             self.store(Telemetry { at_ms: unix_ms(), ..will });
+        }
+        if gone.quiet {
+            return;
         }
         let reason = reason.to_owned();
         self.say(match gone.identity {

@@ -28,6 +28,7 @@ impl Connection {
         first: Request,
         mut rest: Vec<u8>,
     ) -> Result<(), Stop> {
+        self.shared.world().quiet(self.link);
         let mut request = first;
         loop {
             let (reply, readable) = match body_length(&request) {

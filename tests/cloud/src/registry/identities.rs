@@ -103,7 +103,7 @@ impl World {
         let proof = written.proof.clone().unwrap_or(Proof::Sas);
         let mut peer = Peer::new(device, module, keys);
         peer.record = Record::new(device, proof, module.is_none() && written.is_edge == Some(true));
-        peer.record.take(&Written { is_edge: None, ..written.clone() });
+        peer.record.take(device, &Written { is_edge: None, ..written.clone() });
         peer.record.edition = 1;
         self.add(peer, by.name())?;
         if self.peers.get(identity).is_some_and(|peer| peer.record.is_edge) {
@@ -132,7 +132,7 @@ impl World {
     fn update(&mut self, identity: &str, written: &Written, by: Right) -> Outcome {
         let peer = self.registered(identity)?;
         let was_enabled = peer.record.enabled;
-        peer.record.take(written);
+        peer.record.take(split(identity).0, written);
         for (own, new) in peer.keys.iter_mut().zip(&written.keys) {
             if let Some(new) = new {
                 own.clone_from(new);
@@ -153,7 +153,7 @@ impl World {
     /// By command.
     pub fn set_enabled(&mut self, identity: &str, enabled: bool) -> Result<(), String> {
         let peer = self.peer(identity)?;
-        peer.record.take(&Written { enabled: Some(enabled), ..Written::default() });
+        peer.record.take(split(identity).0, &Written { enabled: Some(enabled), ..Written::default() });
         self.say(What::IdentityStatus { identity: identity.to_owned(), enabled });
         if !enabled {
             self.end_with_modules(identity, "disabled, by command");

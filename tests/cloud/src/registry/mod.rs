@@ -84,3 +84,7 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "nonsense_tests.rs"]
+mod tests;

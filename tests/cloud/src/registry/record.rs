@@ -60,7 +60,7 @@ impl Record {
         let tail =
             random_key().map_or(0, |key| key.bytes().fold(0u64, |sum, byte| (sum * 31 + u64::from(byte)) % 10_000));
         let generation = (clock::ticks(now) + tail).to_string();
-        let scope = is_edge.then(|| format!("ms-azure-iot-edge://{device}-{generation}"));
+        let scope = is_edge.then(|| scope(device, &generation));
         Record {
             generation,
             edition: 1,
@@ -100,7 +100,7 @@ impl Record {
         })
     }
 
-    pub fn take(&mut self, written: &Written) {
+    pub fn take(&mut self, device: &str, written: &Written) {
         let now = clock::unix_ms();
         self.edition += 1;
         if let Some(enabled) = written.enabled.filter(|enabled| *enabled != self.enabled) {
@@ -111,9 +111,17 @@ impl Record {
         keep(&mut self.managed_by, &written.managed_by);
         keep(&mut self.scope, &written.scope.clone().filter(|_| !self.is_edge));
         self.proof = written.proof.clone().unwrap_or_else(|| self.proof.clone());
+        if written.is_edge == Some(true) && !self.is_edge {
+            self.scope = Some(scope(device, &self.generation));
+        }
         self.is_edge = written.is_edge.unwrap_or(self.is_edge);
         self.parent_scopes = written.parent_scopes.clone().unwrap_or_else(|| std::mem::take(&mut self.parent_scopes));
     }
+}
+
+/// What an edge device is the root of.
+fn scope(device: &str, generation: &str) -> String {
+    format!("ms-azure-iot-edge://{device}-{generation}")
 }
 
 impl Proof {

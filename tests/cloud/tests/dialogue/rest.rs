@@ -69,9 +69,10 @@ fn a_device_makes_its_modules() {
     refused(ask(&cloud, &format!("GET {path}"), &own, ""), 404, "ModuleNotFound");
     let by = |what: &What| matches!(what, What::IdentityDeleted { by, .. } if by == "device");
     assert!(cloud.wait(DEADLINE, |event| by(&event.what)).is_some());
-    // Connections that only spoke HTTP are no refused clients.
-    drop(client);
     assert_eq!(cloud.twin("Hannover01/$valve"), Value::Null);
+    // Connections that only spoke HTTP are no refused clients.
+    command(&cloud, json!({"command": "cut"}));
+    assert!(cloud.wait(DEADLINE / 100, |event| matches!(event.what, What::Refused { .. })).is_none());
 }
 
 #[test]
@@ -166,6 +167,16 @@ fn limits_hold() {
     }
     let more = ask(&cloud, &format!("PUT /devices/{DEVICE}/modules/more?{VERSION}"), &all, "{}");
     refused(more, 413, "TooManyModulesOnDevice");
+    // Those of a deployment have no keys yet.
+    let deployed = r#"{"modulesContent":{"late":{"properties.desired":{}}}}"#;
+    let configure = "/devices/Hannover02/applyConfigurationContent";
+    assert_eq!(client.request(&format!("POST {configure}?{VERSION}"), &all, deployed).0, 204);
+    let mut late = Client::dial(&cloud).expect("TLS");
+    let password = token(&cloud, "Hannover02/late", 60);
+    late.send(&connect_packet(&cloud, "Hannover02/late", &password).into());
+    late.ended();
+    let refused_late = |what: &What| matches!(what, What::Refused { reason, .. } if reason.contains("has no key"));
+    assert!(cloud.wait(DEADLINE, |event| refused_late(&event.what)).is_some());
     let deployment = r#"{"modulesContent":{"more":{"properties.desired":{}}}}"#;
     let more = ask(&cloud, &format!("POST /devices/{DEVICE}/applyConfigurationContent?{VERSION}"), &all, deployment);
     refused(more, 413, "TooManyModulesOnDevice");
@@ -198,7 +209,7 @@ fn faults_of_rest_are_counted() {
 }
 
 #[test]
-fn a_call_is_forgotten_with_its_caller() {
+fn a_call_is_answered_once() {
     let cloud = start();
     let (mut module, _) = Client::connect(&cloud, "Hannover01/insight");
     module.subscribe("$iothub/methods/POST/#", mqtt_proto::QoS::Level0);
