@@ -35,6 +35,9 @@ pub fn look(folder: &Path) -> io::Result<Look> {
     let stated = fs::read_to_string(folder.join(FORMAT_FILE)).ok();
     let format = stated.and_then(|text| text.trim().parse().ok());
     let mut found = Look { format, format_known: FORMAT, ..Look::default() };
+    // Whoever has a store open has its folder locked; an earlier release, its file.
+    let own = fs::metadata(folder)?;
+    found.in_use = is_locked(&locks, own.dev(), own.ino());
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
