@@ -66,7 +66,7 @@ fn a_registration_over_https() {
         (register.clone(), &token(&cloud, "R1", &key, 1), body, (401, 401_002)),
         (register.clone(), &token(&cloud, "R2", &key, LATER), body, (401, 401_002)),
         (register.replace("/R1/", "/R2/"), &token(&cloud, "R2", &key, LATER), body, (401, 401_002)),
-        (format!("PUT /0neOTHER/registrations/R1/register?api-version=1"), &own, body, (401, 401_002)),
+        ("PUT /0neOTHER/registrations/R1/register?api-version=1".to_owned(), &own, body, (401, 401_002)),
     ] {
         let (status, _, error) = client.request(&head, own, body);
         assert_eq!((status, error["errorCode"].as_u64()), (expected.0, Some(expected.1)), "{head}: {error}");
