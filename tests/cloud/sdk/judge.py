@@ -4,8 +4,10 @@ JSON. It must not know the emulator: whatever it expects is the SDK's own opinio
 import json
 import sys
 import threading
+import time
 
 from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient, Message, MethodResponse, ProxyOptions
+from azure.iot.device.exceptions import NoConnectionError
 
 PRINTING = threading.Lock()
 
@@ -54,6 +56,19 @@ def listen(client):
     client.on_background_exception = lambda error: say("exception", error=repr(error))
 
 
+def persist(send, *args):
+    """While it is not connected the SDK refuses at once, and leaves it to the application to try again. It may be so for a
+    moment also after it said that it is connected."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return send(*args)
+        except NoConnectionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+
+
 def act(client, line):
     what = line["do"]
     if what == "connect":
@@ -65,9 +80,9 @@ def act(client, line):
         for name, value in line.get("system", {}).items():
             setattr(message, name, value)
         if "output" in line:
-            client.send_message_to_output(message, line["output"])
+            persist(client.send_message_to_output, message, line["output"])
         else:
-            client.send_message(message)
+            persist(client.send_message, message)
     elif what == "twin":
         say("twin", twin=client.get_twin())
     elif what == "report":
