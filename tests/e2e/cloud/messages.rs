@@ -104,7 +104,7 @@ fn a_module_without_an_identity_waits_and_status_says_so() {
 #[test]
 fn without_any_identity_the_start_says_what_routes_are_for_nothing() {
     let device = Device::started("[routes]\nup = \"FROM /messages/* INTO $upstream\"\n");
-    device.wait_log("no module has an identity in the cloud");
+    device.wait_log("but there is no cloud");
 }
 
 #[test]
