@@ -12,6 +12,7 @@ mod cargo;
 mod cloud;
 mod control;
 mod crash;
+mod debian;
 mod demo;
 mod device;
 mod interrupt;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::cargo;
+use crate::{cargo, debian};
 
 const REQUIREMENTS: &str = "tests/cloud/sdk/requirements.txt";
 /// In the environment, a copy of what was installed.
@@ -25,7 +25,7 @@ pub fn install() -> Result<(), String> {
     }
     if !make(&venv) {
         // Debian has it in a package of its own.
-        let _ = Command::new("apt-get").args(["install", "-y", "-q", "python3-venv"]).stdout(Stdio::null()).status();
+        debian::install(&["python3-venv"]);
         let _ = fs::remove_dir_all(&venv);
         if !make(&venv) {
             return Err("missing; install with: apt-get install python3-venv".to_owned());

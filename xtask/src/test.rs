@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::device::Device;
-use crate::{cargo, demo, interrupt, new, sdk, tidy};
+use crate::{cargo, debian, demo, interrupt, new, sdk, tidy};
 
 /// What was typed.
 pub struct Wanted {
@@ -218,8 +218,7 @@ fn install(programs: &[(&str, &str)]) -> Result<(), String> {
     if packages.is_empty() {
         return Ok(());
     }
-    println!("installing {}", packages.join(", "));
-    let _ = Command::new("apt-get").args(["install", "-y", "-q"]).args(&packages).stdout(Stdio::null()).status();
+    debian::install(&packages);
     let left = missing();
     if left.is_empty() { Ok(()) } else { Err(format!("missing; install with: apt-get install {}", left.join(" "))) }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::mqtt::{Client, Packet};
-use crate::interrupt;
+use crate::{debian, interrupt};
 
 pub const NAME: &str = "mosquitto QoS 1";
 
@@ -163,7 +163,6 @@ fn install() -> Result<(), String> {
     if there() {
         return Ok(());
     }
-    eprintln!("installing mosquitto");
-    let _ = Command::new("apt-get").args(["install", "-y", "-q", "mosquitto"]).stdout(Stdio::null()).status();
+    debian::install(&["mosquitto"]);
     if there() { Ok(()) } else { Err("mosquitto is missing; install it with: apt-get install mosquitto".to_owned()) }
 }
