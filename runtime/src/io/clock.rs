@@ -109,6 +109,12 @@ pub fn floor(state: &Path) -> Wall {
     Wall(newest.max(built))
 }
 
+/// The `Date` of an HTTP answer.
+pub fn http_date(text: &[u8]) -> Option<Wall> {
+    let date = httpdate::parse_http_date(std::str::from_utf8(text).ok()?).ok()?;
+    Some(Wall(date.duration_since(UNIX_EPOCH).ok()?.as_millis() as i64))
+}
+
 /// A text that differs between boots; empty where the kernel does not tell.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|t| t.trim().to_owned()).unwrap_or_default()

@@ -1,13 +1,14 @@
 //! One HTTPS request with one JSON answer, over a connection of its own: what the hub's registry is asked.
 //! Must never hold an answer that is larger than its limit, and never log what was asked: it may hold keys.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue, IF_MATCH, USER_AGENT};
 use smol_hyper::rt::FuturesIo;
 
+use super::clock::http_date;
 use super::dial::within;
 use super::ws::Dialler;
 use crate::model::time::Wall;
@@ -62,8 +63,7 @@ async fn ask_now(dialler: &Dialler, host: &str, question: Question<'_>) -> Resul
     let asked = async {
         let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status().as_u16();
-        let date = answer.headers().get(DATE).and_then(|d| httpdate::parse_http_date(d.to_str().ok()?).ok());
-        let date = date.and_then(|d| Some(Wall(d.duration_since(UNIX_EPOCH).ok()?.as_millis() as i64)));
+        let date = answer.headers().get(DATE).and_then(|date| http_date(date.as_bytes()));
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|e| format!("{host} broke off its answer ({e})"))?.to_bytes().to_vec();
         Ok(Answer { status, body, date })

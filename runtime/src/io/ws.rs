@@ -4,7 +4,7 @@
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_tungstenite::tungstenite::client::IntoClientRequest;
 use async_tungstenite::tungstenite::http::HeaderValue;
@@ -20,7 +20,7 @@ use futures_rustls::rustls::{CertificateError, ClientConfig, Error as TlsError, 
 use smol::Async;
 use smol::stream::StreamExt;
 
-use super::clock::TimeFloor;
+use super::clock::{TimeFloor, http_date};
 use super::dial::{dial, within};
 use crate::model::config::{Host, Proxy};
 use crate::model::time::Wall;
@@ -157,8 +157,7 @@ async fn open(tls: Stream, host_name: &str, path: &str) -> Result<Connection, St
     if !spoken.is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"mqtt")) {
         return Err(format!("{host_name} does not speak MQTT over WebSockets; check HostName"));
     }
-    let date = answer.headers().get("Date").and_then(|d| httpdate::parse_http_date(d.to_str().ok()?).ok());
-    let date = date.and_then(|d| Some(Wall(d.duration_since(UNIX_EPOCH).ok()?.as_millis() as i64)));
+    let date = answer.headers().get("Date").and_then(|date| http_date(date.as_bytes()));
     let (sender, receiver) = socket.split();
     Ok(Connection { sender: Sender(sender), receiver: Receiver(receiver), date })
 }
