@@ -8,6 +8,7 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use smol::channel::Sender;
 
+use super::system::SeatEnds;
 use crate::logic::hub::{LinkIx, Tapped};
 use crate::logic::log_ring::{LogLine, LogRing};
 use crate::logic::twin::Twin;
@@ -209,6 +210,8 @@ pub struct Board {
     pub twins: RefCell<BTreeMap<String, Twin>>,
     /// What was made in the hub's registry, by module.
     pub identities: RefCell<BTreeMap<String, Value>>,
+    /// Identities of the runtime itself.
+    pub seats: RefCell<BTreeMap<String, Rc<SeatEnds>>>,
     /// By module.
     pub uplinks: RefCell<BTreeMap<String, Rc<Uplink>>>,
     pub taps: RefCell<Vec<Tap>>,

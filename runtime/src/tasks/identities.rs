@@ -66,11 +66,11 @@ async fn wait(ms: Option<u64>, changed: &Receiver<()>) {
     smol::future::or(changed, due).await;
 }
 
-/// Instances without a way to the cloud.
+/// Instances, and identities of the runtime itself, without a way to the cloud.
 fn wanted(world: &World, device: &Credentials, pending: &mut Pending) {
-    let slots = world.board.slots.borrow();
-    pending.retain(|module, _| slots.contains_key(module));
-    for module in slots.keys() {
+    let (slots, seats) = (world.board.slots.borrow(), world.board.seats.borrow());
+    pending.retain(|module, _| slots.contains_key(module) || seats.contains_key(module));
+    for module in slots.keys().chain(seats.keys()) {
         if world.board.uplinks.borrow().contains_key(module) || pending.contains_key(module) {
             continue;
         }

@@ -15,6 +15,7 @@ pub mod port;
 pub mod reader;
 pub mod senders;
 pub mod storage;
+pub mod system;
 pub mod taps;
 pub mod traces;
 pub mod upstream;

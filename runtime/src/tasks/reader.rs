@@ -209,21 +209,19 @@ fn act(world: &World, slot: &Slot, link: LinkIx, owned: Owned) -> Option<Said> {
 
 /// A module reports into its own twin; there is no frame that names another.
 fn report(world: &World, slot: &Slot, link: LinkIx, rid: u64, patch: &str) {
-    let mut twins = world.board.twins.borrow_mut();
-    let twin = twins.entry(slot.name.clone()).or_default();
-    let result = serde_json::from_str(patch)
-        .map_err(|e| format!("not JSON: {e}"))
-        .and_then(|patch| twin.apply_reported(&patch).map_err(|e| e.to_string()));
-    let (status, version, reason) = match result {
-        Ok(version) => (204, version, String::new()),
-        Err(reason) => (400, twin.reported_version(), reason),
+    let (status, version, reason) = {
+        let mut twins = world.board.twins.borrow_mut();
+        let twin = twins.entry(slot.name.clone()).or_default();
+        let result = serde_json::from_str(patch)
+            .map_err(|e| format!("not JSON: {e}"))
+            .and_then(|patch| twin.apply_reported(&patch).map_err(|e| e.to_string()));
+        match result {
+            Ok(version) => (204, version, String::new()),
+            Err(reason) => (400, twin.reported_version(), reason),
+        }
     };
     if status == 204 {
-        let bytes = twin.to_json().to_string().into_bytes();
-        world.port.turn(|hub, now| hub.put_document(now, &format!("twin/{}", slot.name), Some(bytes), false));
-        if let Some(uplink) = world.board.uplinks.borrow().get(&slot.name) {
-            let _ = uplink.wake.try_send(());
-        }
+        world.reported_changed(&slot.name);
     } else {
         log::warn!("instance={}/{} report=refused reason={reason:?}", slot.name, slot.generation.get());
     }

@@ -74,6 +74,20 @@ impl World {
         if let Some(link) = self.board.slot(module).and_then(|s| s.link.get()) {
             self.port.send(link, &ToHost::Desired { version: twin.desired_version(), desired: &desired });
         }
+        if let Some(seat) = self.board.seats.borrow().get(module) {
+            seat.desired_changed();
+        }
+    }
+
+    /// Stores the twin, which can wait, and has the cloud told.
+    pub fn reported_changed(&self, module: &str) {
+        let twins = self.board.twins.borrow();
+        let Some(twin) = twins.get(module) else { return };
+        let bytes = twin.to_json().to_string().into_bytes();
+        self.port.turn(|hub, now| hub.put_document(now, &format!("twin/{module}"), Some(bytes), false));
+        if let Some(uplink) = self.board.uplinks.borrow().get(module) {
+            let _ = uplink.wake.try_send(());
+        }
     }
 
     /// The limits of an instance: its own, or those of all.
