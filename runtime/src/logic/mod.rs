@@ -14,6 +14,7 @@ pub mod nearest;
 pub mod outlook;
 pub mod percent;
 pub mod plan;
+pub mod provisioning;
 pub mod registration;
 pub mod restart;
 pub mod routing;

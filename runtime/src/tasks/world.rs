@@ -41,6 +41,8 @@ pub struct World {
     pub started: crate::model::time::Mono,
     /// Wakes who sees to identities: an instance came.
     pub came: smol::channel::Sender<()>,
+    /// To who sees to identities.
+    pub removals: smol::channel::Sender<super::mailbox::Removal>,
     /// Wakes the agent: something ended, or a folder changed.
     pub replan: smol::channel::Sender<()>,
 }

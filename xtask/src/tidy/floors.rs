@@ -17,7 +17,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic/twin_sync", &["model", "logic::twin"]),                  // keeps one equal to the cloud's
     ("logic/outlook.rs", &["model", "logic::units"]),                // one sentence with sizes and times
     ("logic/registration.rs", &["model"]),
-    ("logic/message_json.rs", &["model", "logic::nearest"]), // says which key was meant
+    ("logic/provisioning.rs", &["model", "logic::registration"]), // one shape of request for both
+    ("logic/message_json.rs", &["model", "logic::nearest"]),      // says which key was meant
     ("io/", &["model", "io"]),
     ("io/store/", &["model", "io", "logic::block", "logic::hub"]), // carries the block codec and the hub's commits
     ("tasks/", &["model", "logic", "io", "tasks"]),
