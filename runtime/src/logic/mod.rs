@@ -19,6 +19,7 @@ pub mod registration;
 pub mod restart;
 pub mod routing;
 pub mod sas;
+pub mod scope;
 pub mod session;
 pub mod twin;
 pub mod twin_sync;
