@@ -29,8 +29,8 @@ impl Load {
                 self.sender.send(self.sent..self.sent + STROKE);
                 self.sent += STROKE;
             }
-            // The beat of the load; nothing is waited for.
-            std::thread::sleep(Duration::from_millis(STROKE * 1_000 / RATE));
+            let beat = Instant::now() + Duration::from_millis(STROKE * 1_000 / RATE);
+            wait_within(span, || (Instant::now() >= beat).then_some(()));
         }
     }
 
