@@ -240,3 +240,30 @@ fn connections_are_opened_on_need_and_closed_when_idle() {
     assert!(idle(&device).is_some());
     assert_eq!(cloud.connections()[ID].accepted, before + 1);
 }
+
+/// No network, no cloud, a clock in 1970: everything that was is there again, and goes out when the cloud is back.
+#[test]
+fn a_cold_boot_without_anything_brings_back_everything() {
+    let cloud = cloud();
+    let mut device = device(&cloud);
+    wait_connected(&cloud, ID);
+    tell(&cloud, Command::Desired { identity: ID.into(), patch: serde_json::json!({"forward": true, "kept": "yes"}) });
+    let twin = |device: &Device| device.skerry(&["twin", "get", "scribe", "--json"]).json();
+    wait_for("the desired change", || (twin(&device)["desired"]["kept"] == "yes").then_some(()));
+    tell(&cloud, Command::Cut);
+    wait_for("the connection is gone", || (device.uplink("scribe")["connected"] == false).then_some(()));
+    device.send_all("tester", "out", &(0..30).map(numbered).collect::<Vec<_>>());
+    device.wait_upstream("scribe", "pending", |count| count == 30);
+    let (before, identity) = (twin(&device), listed(&device)["generationId"].clone());
+    device.kill();
+    device.set_clock("1970-01-01 00:00:10");
+    device.start();
+    device.wait_running("scribe");
+    assert_eq!(twin(&device)["desired"], before["desired"]);
+    assert_eq!(listed(&device)["generationId"], identity);
+    device.wait_upstream("scribe", "pending", |count| count == 30);
+    device.send("tester", "out", &numbered(30));
+    device.wait_upstream("scribe", "pending", |count| count == 31);
+    tell(&cloud, Command::Heal);
+    all_there(&cloud, ID, &(0..=30).collect::<Vec<_>>());
+}
