@@ -126,6 +126,8 @@ enum Resource {
     Tap,
     Trace,
     Metrics,
+    Identities,
+    Identity(String),
 }
 
 impl Resource {
@@ -138,6 +140,8 @@ impl Resource {
             ["trace"] => Resource::Trace,
             ["metrics"] => Resource::Metrics,
             ["modules"] => Resource::Modules,
+            ["identities"] => Resource::Identities,
+            ["identities", m] => Resource::Identity((*m).into()),
             ["modules", m] => Resource::Module((*m).into()),
             ["modules", m, "restart"] => Resource::Restart((*m).into()),
             ["modules", m, "twin"] => Resource::Twin((*m).into()),
@@ -152,6 +156,7 @@ impl Resource {
         match self {
             Resource::Restart(_) | Resource::Method(..) | Resource::Messages(..) => "POST",
             Resource::Twin(_) => "GET, PATCH",
+            Resource::Identity(_) => "DELETE",
             _ => "GET",
         }
     }
@@ -243,6 +248,8 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
             Ask::Tap { from: value("from").map(str::to_owned), condition: value("where").map(str::to_owned) }
         }
         Resource::Metrics => Ask::Metrics,
+        Resource::Identities => Ask::Identities,
+        Resource::Identity(module) => Ask::RemoveIdentity { module },
         Resource::Trace => {
             let limit = value("limit").map_or(Some(TRACE_LIMIT), |text| text.parse().ok().filter(|n| *n > 0));
             let limit = limit.ok_or_else(|| wrong("limit", "a number of messages, 1 or more"))?;

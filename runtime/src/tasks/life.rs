@@ -203,6 +203,7 @@ impl Life {
                 restart.handle_started(now.mono);
                 self.slot.set_status(Status::Running, now);
                 self.slot.link.set(self.link);
+                self.world.board.arrived();
                 if let Some(link) = self.link {
                     self.world.port.turn(|hub, _| hub.ready(link));
                 }

@@ -52,6 +52,11 @@ pub enum Ask {
     },
     /// Everything that is counted, in the text format of Prometheus.
     Metrics,
+    /// Who the modules are in the hub.
+    Identities,
+    RemoveIdentity {
+        module: String,
+    },
     /// A message as if `module` had sent it; answered when the hub has acknowledged it.
     Send {
         module: String,
@@ -94,6 +99,13 @@ impl Refusal {
         let hint = nearest(name, known).map_or(String::new(), |known| format!(": did you mean {known:?}?"));
         Refusal::new(404, format!("no module {name:?}{hint}"))
     }
+}
+
+/// The identity of this module is to be removed in the hub, and here.
+#[derive(Debug)]
+pub struct Removal {
+    pub module: String,
+    pub answer: Sender<Result<Value, Refusal>>,
 }
 
 /// One question with the place for its one answer.
