@@ -8,6 +8,7 @@ use super::cloud_settings::{CloudSettings, Source};
 use super::settings::{self, LimitSettings, RouteSettings, Settings};
 pub use crate::model::config::*;
 use crate::model::endpoint::PRIORITY_DEFAULT;
+use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, MEMORY_BYTES, REFUSALS_MAX};
 
 /// First wait after a failure, as IoT Edge has it; doubled each time up to the next.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(10);
@@ -187,7 +188,14 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
             quota: typed.store.quota.unwrap_or(Quota::Auto),
             flush_interval: typed.store.flush_interval.unwrap_or(Duration::from_secs(1)),
             ttl,
-            memory_bytes_max: typed.store.memory.unwrap_or(8 << 20),
+            memory_bytes_max: typed.store.memory.unwrap_or(MEMORY_BYTES),
+            credit_messages: typed.store.credit_messages.unwrap_or(CREDIT_MESSAGES),
+            // A small memory lends less.
+            credit_bytes: typed
+                .store
+                .credit
+                .unwrap_or(CREDIT_BYTES.min(typed.store.memory.unwrap_or(MEMORY_BYTES) / 2)),
+            max_refusals: typed.store.max_refusals.unwrap_or(REFUSALS_MAX),
             at_quota: typed.store.at_quota.unwrap_or(AtQuota::Refuse),
             allow_volatile_state: typed.store.allow_volatile_state.unwrap_or(false),
         },

@@ -24,7 +24,6 @@ use crate::logic::routing::{NamedRoute, RouteTable, Sink};
 use crate::logic::twin::Twin;
 use crate::logic::wear::Wear;
 use crate::model::endpoint::PRIORITY_DEFAULT;
-use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, REFUSALS_MAX};
 use crate::tasks::agent::Agent;
 use crate::tasks::board::{Board, Order};
 use crate::tasks::mailbox::Call;
@@ -254,9 +253,9 @@ fn hub_config(config: &Config) -> HubConfig {
             TimeToLive::Never => None,
         },
         memory_bytes: config.store.memory_bytes_max,
-        credit_messages: CREDIT_MESSAGES,
-        credit_bytes: CREDIT_BYTES,
-        refusals_max: REFUSALS_MAX,
+        credit_messages: config.store.credit_messages,
+        credit_bytes: config.store.credit_bytes,
+        refusals_max: config.store.max_refusals,
         evict: config.store.at_quota == AtQuota::Evict,
     }
 }

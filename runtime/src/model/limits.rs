@@ -13,6 +13,8 @@ pub const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(3600);
 pub const TTL: Duration = Duration::from_secs(7200);
 /// Refusals after which a message goes to the dead letters.
 pub const REFUSALS_MAX: u16 = 5;
+/// Dead letters that are put back at once: they are in memory without a sender whose credit would bound them.
+pub const REPLAYS_MAX: usize = 64;
 /// Memory for everything queued, bytes: records and their bookkeeping.
 pub const MEMORY_BYTES: u64 = 8 * 1024 * 1024;
 /// Messages that one sender may have unacknowledged.

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod answers;
 pub mod board;
 pub mod control;
+pub mod dead_letters;
 pub mod identities;
 pub mod instance;
 pub mod life;

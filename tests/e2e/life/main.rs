@@ -2,6 +2,7 @@
 //! what is written meanwhile.
 
 mod crash;
+mod dead_letters;
 mod durable;
 mod excess;
 mod operate;

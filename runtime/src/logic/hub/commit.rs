@@ -15,6 +15,8 @@ pub struct Commit {
     /// (queue, message, refusals); 0 removes the row.
     pub attempts: Vec<(u32, u64, u16)>,
     pub dead: Vec<DeadLetter>,
+    /// Dead letters that go: back to their endpoint in this very commit, or for good.
+    pub gone: Vec<(LetterId, Gone)>,
     /// Rows that are removed, from the first on, for as long as all their messages are too old at `now.age`.
     pub expire: Vec<ExpireRange>,
     /// Rows that are removed, from the first on, until that many bytes of blocks are, because the store is full.
@@ -94,6 +96,18 @@ pub struct QueueRow {
     pub endpoint: Endpoint,
     pub priority: Priority,
     pub ledger: Ledger,
+}
+
+/// Message and queue: a message may have become a dead letter of several queues.
+pub type LetterId = (u64, u32);
+
+/// Where a dead letter went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    Replayed,
+    Purged,
+    /// The oldest make place for newer ones.
+    Dropped,
 }
 
 /// A message that its endpoint refused too often.

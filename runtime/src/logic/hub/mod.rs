@@ -6,6 +6,7 @@
 
 mod backlog;
 mod commit;
+mod dead;
 mod deliver;
 mod entry;
 mod full;
@@ -20,6 +21,8 @@ mod stored;
 mod trace;
 mod view;
 
+#[cfg(test)]
+mod dead_tests;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -39,9 +42,10 @@ use crate::model::endpoint::{Endpoint, Priority, Source};
 use crate::model::limits;
 use crate::model::time::{Mono, Now};
 pub use commit::{
-    BlockWrite, Commit, DeadLetter, EvictRange, ExpireRange, LoadRequest, LoadedBlock, LoadedMessage, QueueRow,
-    Restored, RowWrite, Settled, Wrote,
+    BlockWrite, Commit, DeadLetter, EvictRange, ExpireRange, Gone, LetterId, LoadRequest, LoadedBlock, LoadedMessage,
+    QueueRow, Restored, RowWrite, Settled, Wrote,
 };
+pub use dead::Answered;
 pub use deliver::Fault;
 pub use ledger::Ledger;
 pub use publish::Sent;
@@ -150,6 +154,9 @@ pub struct Hub {
     dirty_blocks: Vec<(QueueIx, u64)>,
     dirty_since: Option<Mono>,
     dying: Vec<settle::Dying>,
+    replays: Vec<dead::Replay>,
+    purges: Vec<LetterId>,
+    answered: Vec<Answered>,
     attempts: HashMap<(u32, u64), u16>,
     documents: BTreeMap<String, Option<Vec<u8>>>,
     documents_since: Option<Mono>,
@@ -197,6 +204,9 @@ impl Hub {
             dirty_blocks: Vec::new(),
             dirty_since: None,
             dying: Vec::new(),
+            replays: Vec::new(),
+            purges: Vec::new(),
+            answered: Vec::new(),
             attempts: HashMap::new(),
             documents: BTreeMap::new(),
             documents_since: None,
@@ -220,6 +230,11 @@ impl Hub {
         restored.queues.into_iter().for_each(|row| hub.restore_queue(row));
         hub.take_room(restored.room, restored.full);
         hub
+    }
+
+    /// Number of the next message.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
     }
 
     pub fn store_state(&self) -> &StoreState {

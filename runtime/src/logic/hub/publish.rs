@@ -252,7 +252,7 @@ impl Hub {
     }
 
     /// Why a message can not be taken although its routes lead somewhere.
-    fn no_place(&self, targets: &[Target]) -> Option<String> {
+    pub(super) fn no_place(&self, targets: &[Target]) -> Option<String> {
         let reason = match &self.store {
             StoreState::Sound => return None,
             StoreState::Broken(reason) => format!("the store is broken: {reason}"),

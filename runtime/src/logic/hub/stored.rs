@@ -78,6 +78,7 @@ impl Hub {
         for dying in dying {
             self.settle(now, dying.queue, dying.key, Outcome::DeadLettered);
         }
+        self.letters_gone(flight.gone);
         self.resolve_parents(now);
         self.tidy_blocks(now);
         self.trim();
@@ -103,6 +104,7 @@ impl Hub {
         for (name, bytes) in flight.documents {
             self.documents.entry(name).or_insert(bytes);
         }
+        self.letters_stay(flight.gone, reason);
         self.looked_at_expiry();
         for (at, count) in flight.attempts {
             self.attempts.entry(at).or_insert(count);

@@ -74,7 +74,7 @@ fn a_store_of_the_first_release_opens_with_its_messages() {
             assert_eq!(found, queue.ledger.stored);
         }
         assert!(store.documents("twin/").unwrap().iter().any(|(name, _)| name == "twin/filter"));
-        assert_eq!(std::fs::read_to_string(folder.path().join("store.format")).unwrap(), "2\n");
+        assert_eq!(std::fs::read_to_string(folder.path().join("store.format")).unwrap(), "3\n");
         while store.sweep().unwrap() {}
     }
 }
