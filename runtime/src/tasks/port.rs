@@ -209,10 +209,14 @@ impl Port {
             }
             Done::Loaded { request, result } => self.turn(|hub, now| match result {
                 Ok(block) => {
-                    if let Some(reason) = block.as_ref().and_then(|block| block.unreadable.as_ref()) {
-                        log::error!(
-                            "store read=failed reason={reason:?} action=\"its messages count as dead letters; check the disk\""
-                        );
+                    if let Some(block) = block.as_ref()
+                        && let Some(reason) = &block.unreadable
+                    {
+                        let action = match block.messages.is_empty() {
+                            true => "its messages count as dead letters; check the disk",
+                            false => "its messages are delivered once more; check the disk",
+                        };
+                        log::error!("store read=failed reason={reason:?} action={action:?}");
                     }
                     hub.handle_loaded(now, request, block);
                 }

@@ -216,6 +216,17 @@ impl Head {
         Ok(found)
     }
 
+    /// Messages of a queue that its rows leave open, as far as they can be read.
+    pub fn open_in_rows(&self, queue: u32) -> Result<u64, redb::Error> {
+        let table = self.db.begin_read()?.open_table(ROWS)?;
+        let mut open = 0;
+        for row in table.range((queue, 0)..=(queue, u64::MAX))? {
+            let (key, value) = row?;
+            open += rows::decode_row(queue, key.value().1, value.value()).map_or(0, |row| open_of(&row));
+        }
+        Ok(open.into())
+    }
+
     pub fn row(&self, queue: u32, block: u64) -> Result<Option<RowWrite>, redb::Error> {
         let table = self.db.begin_read()?.open_table(ROWS)?;
         let row = table.get((queue, block))?.and_then(|v| rows::decode_row(queue, block, v.value()));
@@ -398,10 +409,14 @@ fn apply_blocks(txn: &WriteTransaction, one: &Pending, segments: &mut BTreeMap<u
         let Some(place) = changed.get_mut(&row.block) else { continue };
         let open = row.total.saturating_sub(row.settled);
         let was = if open > 0 { table.insert(key, rows::encode_row(row).as_slice())? } else { table.remove(key)? };
-        let was_open = was.and_then(|v| rows::decode_row(row.queue, row.block, v.value()));
-        let was_open = was_open.map_or(0, |r| r.total.saturating_sub(r.settled));
+        let was = was.map(|v| rows::decode_row(row.queue, row.block, v.value()));
         place.leave(segments);
-        place.open = (place.open + open).saturating_sub(was_open);
+        place.open = match was {
+            // What it had open nobody knows: those of all queues are added up again.
+            Some(None) => open_of_block(txn, &table, row.block)?,
+            Some(Some(was)) => (place.open + open).saturating_sub(open_of(&was)),
+            None => place.open + open,
+        };
         place.enter(segments);
     }
     for (block, place) in changed {
@@ -416,4 +431,22 @@ fn apply_blocks(txn: &WriteTransaction, one: &Pending, segments: &mut BTreeMap<u
         }
     }
     Ok(())
+}
+
+fn open_of(row: &RowWrite) -> u32 {
+    row.total.saturating_sub(row.settled)
+}
+
+fn open_of_block(
+    txn: &WriteTransaction,
+    rows_table: &impl ReadableTable<(u32, u64), &'static [u8]>,
+    block: u64,
+) -> Result<u32, redb::Error> {
+    let mut open = 0;
+    for queue in txn.open_table(QUEUES)?.iter()? {
+        let queue = queue?.0.value();
+        let row = rows_table.get((queue, block))?.and_then(|v| rows::decode_row(queue, block, v.value()));
+        open += row.as_ref().map_or(0, open_of);
+    }
+    Ok(open)
 }

@@ -7,6 +7,7 @@ mod disk;
 mod head;
 mod log;
 mod look;
+mod mend;
 mod open;
 mod plan;
 mod record;
@@ -322,10 +323,7 @@ impl Store {
         let Some((block, row)) = self.head.first_row(request.queue, request.from, request.to)? else {
             return Ok(None);
         };
-        let Some(row) = row else {
-            let unreadable = Some(format!("the row of queue {} and block {block} is broken", request.queue));
-            return Ok(Some(LoadedBlock { block, unreadable, ..LoadedBlock::default() }));
-        };
+        let Some(row) = row else { return self.rebuilt(request.queue, block).map(Some) };
         let RowWrite { total, settled, bits, last_expiry, .. } = row.clone();
         let mut loaded = LoadedBlock { block, total, settled, bits, last_expiry, ..LoadedBlock::default() };
         if request.peek {

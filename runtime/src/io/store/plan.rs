@@ -23,7 +23,10 @@ pub fn plan(store: &Store, commit: &Commit, effects: &mut Effects, wrote: &mut W
             bytes = bytes.saturating_sub(u64::from(place.length).max(1));
             more
         };
-        let rows = store.head.rows_while((range.queue, range.from, range.to), enough)?;
+        let mut rows = store.head.rows_while((range.queue, range.from, range.to), enough)?;
+        if rows.is_empty() {
+            rows.extend(store.broken_front(range.queue, range.from, range.to)?);
+        }
         let done = settle(store, range.queue, rows, effects, |ledger, messages| ledger.evicted += messages)?;
         wrote.evicted.extend(done);
     }

@@ -168,7 +168,7 @@ impl Hub {
         let queue = &mut self.queues[request.ix as usize];
         let Some(gap) = &mut queue.gap else { return };
         if request.peek
-            && let Some(first) = &loaded
+            && let Some(first) = loaded.as_ref().filter(|first| first.unreadable.is_none())
         {
             gap.expiry = GapExpiry::At(first.last_expiry);
             return;
@@ -188,6 +188,10 @@ impl Hub {
 
     fn take_in_block(&mut self, now: Now, ix: QueueIx, loaded: LoadedBlock) {
         let at = (ix, loaded.block);
+        let (is_broken, readable) = (loaded.unreadable.is_some(), loaded.messages.len() as u32);
+        if is_broken && readable > 0 && !self.blocks.contains_key(&at) {
+            return self.take_in_again(now, ix, loaded);
+        }
         self.blocks.entry(at).or_insert(BlockState {
             total: loaded.total,
             settled: loaded.settled,
@@ -197,9 +201,35 @@ impl Hub {
             written: Some(loaded.settled),
             dirty: false,
         });
-        if loaded.unreadable.is_some() {
+        if is_broken && readable == 0 {
             self.give_up_block(now, ix, loaded.block);
         }
+        for message in loaded.messages {
+            self.take_in(now, ix, loaded.block, message);
+        }
+    }
+
+    /// What the row knew is lost, so each message of the block comes once more. Those that were done with are accepted
+    /// a second time; what the ledger counts and the block has not is given up.
+    fn take_in_again(&mut self, now: Now, ix: QueueIx, loaded: LoadedBlock) {
+        let (open, found) = (u64::from(loaded.total - loaded.settled), loaded.messages.len() as u64);
+        let queue = &mut self.queues[ix as usize];
+        queue.changed = true;
+        let ledger = &mut queue.ledger;
+        ledger.dead_lettered += open.saturating_sub(found);
+        ledger.pending = ledger.pending + found - open;
+        ledger.stored = ledger.stored + found - open;
+        let state = BlockState {
+            total: found as u32,
+            last_expiry: loaded.last_expiry,
+            written: Some(0),
+            dirty: true,
+            ..BlockState::new()
+        };
+        self.blocks.insert((ix, loaded.block), state);
+        // The next commit writes the row anew.
+        self.dirty_blocks.push((ix, loaded.block));
+        self.dirty_since.get_or_insert(now.mono);
         for message in loaded.messages {
             self.take_in(now, ix, loaded.block, message);
         }

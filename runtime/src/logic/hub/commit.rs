@@ -143,7 +143,8 @@ pub struct LoadedBlock {
     pub bits: Vec<u64>,
     pub last_expiry: Age,
     pub messages: Vec<LoadedMessage>,
-    /// Why the block can't be read, now or ever; then there are no messages.
+    /// Why the block can't be read, now or ever; then there are no messages. With messages only its row could not: nobody
+    /// knows which of them are among the settled ones, so all are there.
     pub unreadable: Option<String>,
 }
 
