@@ -22,6 +22,8 @@ mod trace;
 mod view;
 
 #[cfg(test)]
+mod commit_tests;
+#[cfg(test)]
 mod dead_tests;
 #[cfg(test)]
 mod sim;
