@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use smol::LocalExecutor;
@@ -37,6 +37,8 @@ const CALLS_MAX: usize = 64;
 /// How long all instances together may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(12);
 
+/// An orphan that ended behind an instance whose end is still being told waits for this at most.
+const REAP_EVERY: Duration = Duration::from_secs(60);
 /// How long all connections together may take to say good-bye.
 const UPLINK_STOP_WAIT: Duration = Duration::from_secs(2);
 
@@ -116,7 +118,7 @@ async fn serve(
         keys: Keys::new(&config.state_folder),
         floor: certain,
         dialler,
-        crashes: RefCell::new(CrashReports::new(&config.state_folder)),
+        crashes: Arc::new(Mutex::new(CrashReports::new(&config.state_folder))),
         config,
         started: hub_port.now().mono,
         port: Rc::clone(&hub_port),
@@ -135,6 +137,7 @@ async fn serve(
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
     executor.spawn(wear::run(Rc::clone(&world))).detach();
+    executor.spawn(reap_orphans(Rc::clone(&world))).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
     executor.spawn(identities::run(Rc::clone(&world), comings)).detach();
     let control = control::serve(Rc::clone(&executor), listener, calls);
@@ -196,6 +199,30 @@ fn warn_at_start(board: &Board, config: &Config, routes: &RouteTable) {
     if let Some(file) = config.file.as_deref().filter(|file| config.cloud.inline_keys && open(file)) {
         let file = file.display();
         board.warn(format!("{file} holds a key and others can read it: chmod 600 it, or use connection_string_file"));
+    }
+}
+
+/// The processes that a module leaves behind become ours, and would stay as zombies. Those of instances are left to who
+/// watches them: their exit status is still wanted.
+async fn reap_orphans(world: Rc<World>) {
+    // Without the signal, as with it while an instance stands in front: once in a while is enough.
+    let mut ended = signals::Children::catch().ok();
+    loop {
+        let mine = |pid| world.board.slots.borrow().values().any(|slot| slot.pid.get() == Some(pid));
+        let count = peer::reap_orphans(mine);
+        if count > 0 {
+            log::debug!("orphans reaped={count}");
+        }
+        let signal = async {
+            match &mut ended {
+                Some(children) => children.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        let later = async {
+            smol::Timer::after(REAP_EVERY).await;
+        };
+        smol::future::or(signal, later).await;
     }
 }
 

@@ -5,6 +5,22 @@ use std::io;
 use async_signal::{Signal, Signals as Caught};
 use smol::stream::StreamExt;
 
+/// That a child has ended.
+pub struct Children(Caught);
+
+impl Children {
+    pub fn catch() -> io::Result<Children> {
+        Ok(Children(Caught::new([Signal::Child])?))
+    }
+
+    /// Several ends may come as one.
+    pub async fn wait(&mut self) {
+        if self.0.next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 pub struct Signals(Caught);
 
 impl Signals {
