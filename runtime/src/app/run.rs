@@ -19,7 +19,7 @@ use crate::io::secret::Keys;
 use crate::io::store::{Opened, Options, Store};
 use crate::io::ws::Dialler;
 use crate::io::{dial::within, peer, socket};
-use crate::logic::hub::{Hub, HubConfig};
+use crate::logic::hub::{Hub, HubConfig, REMOVED_DOCUMENTS, Restored};
 use crate::logic::routing::{NamedRoute, RouteTable, Sink};
 use crate::logic::twin::Twin;
 use crate::logic::wear::Wear;
@@ -30,7 +30,7 @@ use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
 use crate::tasks::world::World;
-use crate::tasks::{answers, control, identities, wear};
+use crate::tasks::{answers, control, identities, removed, wear};
 
 /// Questions that may wait for their answer.
 const CALLS_MAX: usize = 64;
@@ -96,12 +96,11 @@ async fn serve(
     let board = Board::default();
     *board.twins.borrow_mut() = twins(&mut store, &config)?;
     *board.identities.borrow_mut() = made_identities(&mut store)?;
-    if let Some(report) = report {
-        board.warn(report);
-    }
+    let gone = store.documents(REMOVED_DOCUMENTS)?;
+    report.into_iter().for_each(|report| board.warn(report));
     warn_at_start(&board, &config, &routes);
     let (jobs, dones, storage) = start_storage(store, &config, options)?;
-    let hub = Hub::new(&config.device_id, hub_config(&config), routes, restored);
+    let hub = restored_hub(&config, routes, restored, gone);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
     let ((replan, replans), (came, comings)) = (bounded(1), bounded(1));
@@ -137,6 +136,7 @@ async fn serve(
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
     executor.spawn(wear::run(Rc::clone(&world))).detach();
+    executor.spawn(removed::run(Rc::clone(&world))).detach();
     executor.spawn(reap_orphans(Rc::clone(&world))).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
     executor.spawn(identities::run(Rc::clone(&world), comings)).detach();
@@ -270,6 +270,14 @@ async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
         let _ = settled.recv().await;
     }
     jobs.close();
+}
+
+fn restored_hub(config: &Config, routes: RouteTable, restored: Restored, gone: Vec<(String, Vec<u8>)>) -> Hub {
+    let mut hub = Hub::new(&config.device_id, hub_config(config), routes, restored);
+    for (name, text) in gone {
+        hub.restore_removed(name.trim_start_matches(REMOVED_DOCUMENTS), &text);
+    }
+    hub
 }
 
 fn hub_config(config: &Config) -> HubConfig {

@@ -1,4 +1,5 @@
 //! Which signals end the runtime. SIGPIPE and SIGHUP do not: a reader of the control socket or a terminal may go.
+//! Must never be where anything is decided: they only say that a signal came.
 
 use std::io;
 

@@ -14,6 +14,7 @@ pub mod methods;
 pub mod metrics;
 pub mod port;
 pub mod reader;
+pub mod removed;
 pub mod senders;
 pub mod storage;
 pub mod taps;

@@ -216,17 +216,6 @@ impl Head {
         Ok(found)
     }
 
-    /// Messages of a queue that its rows leave open, as far as they can be read.
-    pub fn open_in_rows(&self, queue: u32) -> Result<u64, redb::Error> {
-        let table = self.db.begin_read()?.open_table(ROWS)?;
-        let mut open = 0;
-        for row in table.range((queue, 0)..=(queue, u64::MAX))? {
-            let (key, value) = row?;
-            open += rows::decode_row(queue, key.value().1, value.value()).map_or(0, |row| open_of(&row));
-        }
-        Ok(open.into())
-    }
-
     pub fn row(&self, queue: u32, block: u64) -> Result<Option<RowWrite>, redb::Error> {
         let table = self.db.begin_read()?.open_table(ROWS)?;
         let row = table.get((queue, block))?.and_then(|v| rows::decode_row(queue, block, v.value()));
@@ -433,7 +422,7 @@ fn apply_blocks(txn: &WriteTransaction, one: &Pending, segments: &mut BTreeMap<u
     Ok(())
 }
 
-fn open_of(row: &RowWrite) -> u32 {
+pub fn open_of(row: &RowWrite) -> u32 {
     row.total.saturating_sub(row.settled)
 }
 

@@ -1,7 +1,9 @@
 //! A row of the index that can't be read: what it said is worked out from the rest. The ledger of its queue tells how many
 //! messages it left open, its block which they may be. Must never let a message go that the ledger still counts.
 
-use super::{Fault, Store};
+use super::head::open_of;
+use super::tables::ROWS;
+use super::{Fault, Store, rows};
 use crate::logic::hub::{LoadedBlock, LoadedMessage, RowWrite};
 use crate::model::time::Age;
 
@@ -28,8 +30,21 @@ impl Store {
     /// What the ledger of a queue counts as stored, and no row that can be read has.
     fn missing_open(&self, queue: u32) -> Result<u32, Fault> {
         let stored = self.head.queue(queue)?.map_or(0, |row| row.ledger.stored);
-        let known = self.head.open_in_rows(queue)?;
-        Ok(u32::try_from(stored.saturating_sub(known)).unwrap_or(u32::MAX))
+        Ok(u32::try_from(stored.saturating_sub(self.open_in_rows(queue)?)).unwrap_or(u32::MAX))
+    }
+
+    /// Messages of a queue that its rows leave open, as far as they can be read.
+    fn open_in_rows(&self, queue: u32) -> Result<u64, Fault> {
+        let open = self.head.read(|txn| {
+            let mut open = 0;
+            for row in txn.open_table(ROWS)?.range((queue, 0)..=(queue, u64::MAX))? {
+                let (key, value) = row?;
+                let row = rows::decode_row(queue, key.value().1, value.value());
+                open += row.map_or(0, |row| u64::from(open_of(&row)));
+            }
+            Ok(open)
+        });
+        Ok(open?)
     }
 
     /// The first row of a range, if it can't be read: as if nothing in it were settled, for who does away with it.

@@ -150,7 +150,7 @@ impl Store {
             ..Effects::default()
         };
         let mut wrote = Wrote::default();
-        if !commit.expire.is_empty() || !commit.evict.is_empty() {
+        if !commit.expire.is_empty() || !commit.remove.is_empty() || !commit.evict.is_empty() {
             self.catch_up(false)?;
             plan::plan(self, commit, &mut effects, &mut wrote)?;
         }

@@ -108,7 +108,9 @@ impl Hub {
     pub(super) fn expire_ranges(&self) -> Vec<ExpireRange> {
         let mut ranges = Vec::new();
         for (ix, queue) in self.queues.iter().enumerate() {
-            let Some(gap) = queue.gap.filter(|g| g.expiry == GapExpiry::Asked) else { continue };
+            let Some(gap) = queue.gap.filter(|g| g.expiry == GapExpiry::Asked && queue.removing.is_none()) else {
+                continue;
+            };
             let to = self.end_of_disk(ix as QueueIx, gap);
             if to >= gap.from {
                 ranges.push(ExpireRange { queue: queue.id, from: gap.from, to });

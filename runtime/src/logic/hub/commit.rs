@@ -19,6 +19,8 @@ pub struct Commit {
     pub gone: Vec<(LetterId, Gone)>,
     /// Rows that are removed, from the first on, for as long as all their messages are too old at `now.age`.
     pub expire: Vec<ExpireRange>,
+    /// Rows that are removed whatever their age, because their module was. What came of it stands with what expired.
+    pub remove: Vec<ExpireRange>,
     /// Rows that are removed, from the first on, until that many bytes of blocks are, because the store is full.
     pub evict: Vec<EvictRange>,
     /// Small named documents (twins, clocks); `None` removes one.

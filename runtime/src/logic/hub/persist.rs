@@ -135,6 +135,7 @@ impl Hub {
         }
         commit.gone = self.letters_that_go(&batch);
         commit.expire = self.expire_ranges();
+        commit.remove = self.remove_ranges();
         commit.evict = self.evict(now);
         let mut stored_by_queue: HashMap<QueueIx, u32> = HashMap::new();
         let messages = self.write_blocks(&batch, &settling, &mut commit, &mut stored_by_queue);

@@ -32,7 +32,7 @@ impl Hub {
         match result {
             Ok(wrote) => {
                 self.committed(now, flight);
-                self.settled_on_disk(&wrote.expired, |ledger, messages| ledger.expired += messages);
+                self.settled_by_range(now, &wrote.expired);
                 self.settled_on_disk(&wrote.evicted, |ledger, messages| ledger.evicted += messages);
                 self.looked_at_expiry();
                 self.take_room(wrote.room, wrote.full);
@@ -105,6 +105,7 @@ impl Hub {
             self.documents.entry(name).or_insert(bytes);
         }
         self.letters_stay(flight.gone, reason);
+        self.removed_nothing();
         self.looked_at_expiry();
         for (at, count) in flight.attempts {
             self.attempts.entry(at).or_insert(count);
