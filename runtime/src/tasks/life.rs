@@ -376,10 +376,10 @@ impl Life {
         if exit.is_success() {
             return;
         }
-        let image = self.slot.image.borrow();
-        let (name, digest) = (format!("{} {}", image.name, image.version), image.digest.clone());
-        let build_id = image.build_id.clone();
-        drop(image);
+        let (name, digest, build_id) = {
+            let image = self.slot.image.borrow();
+            (format!("{} {}", image.name, image.version), image.digest.clone(), image.build_id.clone())
+        };
         let log = self.slot.log.borrow().text();
         let (module, exit, crashes) = (self.slot.name.clone(), exit.clone(), Arc::clone(&self.world.crashes));
         let generation = self.slot.generation.get();

@@ -7,9 +7,10 @@ use super::commit::{ExpireRange, LoadRequest, LoadedBlock, LoadedMessage, Settle
 use super::entry::{Entry, Key, Place, Target, TargetState};
 use super::queue::{Gap, GapExpiry, Queue};
 use super::stored::{BlockState, is_set, set, unset};
-use super::{Hub, Ledger, QueueIx, StoreState};
+use super::{Hub, QueueIx, StoreState};
 use crate::model::limits::HEAD_BYTES;
 use crate::model::time::Now;
+use skerry_abi::wire::frame::Outcome;
 
 impl Hub {
     /// Drops from memory what lies on disk anyway, when memory runs short.
@@ -134,16 +135,15 @@ impl Hub {
     }
 
     /// The store has removed these from disk and counted them.
-    pub(super) fn settled_on_disk(&mut self, settled: &[Settled], count: impl Fn(&mut Ledger, u64)) {
+    pub(super) fn settled_on_disk(&mut self, now: Now, settled: &[Settled], outcome: Outcome) {
         for Settled { queue: id, messages, through } in settled {
             let Some(ix) = self.queues.iter().position(|q| q.id == *id) else { continue };
             let queue = &mut self.queues[ix];
             let Some(gap) = &mut queue.gap else { continue };
             let ix = ix as QueueIx;
             self.blocks.retain(|(q, block), _| *q != ix || *block < gap.from || *block > *through);
-            count(&mut queue.ledger, *messages);
-            queue.ledger.pending -= messages;
-            queue.ledger.stored -= messages;
+            queue.ledger.settle_stored(outcome, *messages);
+            self.trace.settled_on_disk(now.mono, ix, gap.from..=*through, outcome);
             gap.from = through + 1;
             gap.expiry = GapExpiry::Unknown;
             if gap.from > gap.to {

@@ -145,8 +145,8 @@ impl Hub {
             hub.queues.iter().any(|queue| queue.id == id && queue.removing.is_some_and(|removing| removing.asked))
         };
         let (removed, expired): (Vec<Settled>, Vec<Settled>) = settled.iter().partition(|s| asked(self, s.queue));
-        self.settled_on_disk(&expired, |ledger, messages| ledger.expired += messages);
-        self.settled_on_disk(&removed, |ledger, messages| ledger.removed += messages);
+        self.settled_on_disk(now, &expired, Outcome::Expired);
+        self.settled_on_disk(now, &removed, Outcome::Removed);
         for queue in self.queues.iter_mut().filter(|queue| queue.removing.is_some_and(|removing| removing.asked)) {
             let more = removed.iter().any(|s| s.queue == queue.id) && queue.gap.is_some();
             queue.removing = queue.removing.filter(|_| more).map(|removing| Removing { asked: false, ..removing });

@@ -33,7 +33,7 @@ impl Hub {
             Ok(wrote) => {
                 self.committed(now, flight);
                 self.settled_by_range(now, &wrote.expired);
-                self.settled_on_disk(&wrote.evicted, |ledger, messages| ledger.evicted += messages);
+                self.settled_on_disk(now, &wrote.evicted, Outcome::Evicted);
                 self.looked_at_expiry();
                 self.take_room(wrote.room, wrote.full);
                 self.refuse_what_waits(now);
