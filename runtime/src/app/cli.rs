@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use argh::FromArgs;
 
+pub use super::cli_dead::{DeadCommand, DeadLetters, DeadList, DeadPurge, DeadReplay, DeadShow};
 use super::config::Flags;
 use super::verbs::Target;
 use crate::logic::nearest::nearest;
@@ -37,15 +38,30 @@ pub enum Command {
     Send(Send),
     Tap(Tap),
     Trace(Trace),
+    DeadLetters(DeadLetters),
     Logs(Logs),
     Inspect(Inspect),
     Route(Route),
     Version(Version),
 }
 
-const COMMANDS: [&str; 15] = [
-    "run", "check", "status", "list", "restart", "twin", "identity", "method", "send", "tap", "trace", "logs",
-    "inspect", "route", "version",
+const COMMANDS: [&str; 16] = [
+    "run",
+    "check",
+    "status",
+    "list",
+    "restart",
+    "twin",
+    "identity",
+    "method",
+    "send",
+    "tap",
+    "trace",
+    "dead-letters",
+    "logs",
+    "inspect",
+    "route",
+    "version",
 ];
 
 /// run the modules until told to stop
@@ -151,6 +167,7 @@ macro_rules! verb {
         }
     };
 }
+pub(super) use verb;
 
 verb!(
     /// show the device, its modules, queues, routes and warnings

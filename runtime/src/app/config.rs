@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cloud_settings::{CloudSettings, Source};
-use super::settings::{self, LimitSettings, RouteSettings, Settings};
+use super::settings::{self, LimitSettings, RouteSettings, Settings, StoreSettings};
 use crate::io::machine;
 pub use crate::model::config::*;
 use crate::model::endpoint::PRIORITY_DEFAULT;
+use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, MEMORY_BYTES, REFUSALS_MAX};
 
 /// First wait after a failure, as IoT Edge has it; doubled each time up to the next.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(10);
@@ -187,15 +188,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
             landlock: typed.landlock.unwrap_or(true),
         },
         routes: typed.routes.into_iter().map(|route| route_with(route, ttl)).collect(),
-        store: StoreConfig {
-            path: state_folder.join(typed.store.path.as_deref().unwrap_or("store")),
-            quota: typed.store.quota.unwrap_or(Quota::Auto),
-            flush_interval: typed.store.flush_interval.unwrap_or(Duration::from_secs(1)),
-            ttl,
-            memory_bytes_max: typed.store.memory.unwrap_or(8 << 20),
-            at_quota: typed.store.at_quota.unwrap_or(AtQuota::Refuse),
-            allow_volatile_state: typed.store.allow_volatile_state.unwrap_or(false),
-        },
+        store: store_with(typed.store, &state_folder, ttl),
         restart: RestartConfig {
             backoff_base: typed.restart.backoff_base.unwrap_or(BACKOFF_BASE),
             backoff_max: typed.restart.backoff_max.unwrap_or(BACKOFF_MAX),
@@ -254,6 +247,23 @@ fn device_in_cloud(cloud: &CloudConfig, typed: Option<&str>) -> Result<Option<St
         }
     }
     Ok(known.map(|(_, id)| id))
+}
+
+fn store_with(typed: StoreSettings, state_folder: &Path, ttl: TimeToLive) -> StoreConfig {
+    let memory = typed.memory.unwrap_or(MEMORY_BYTES);
+    StoreConfig {
+        path: state_folder.join(typed.path.as_deref().unwrap_or("store")),
+        quota: typed.quota.unwrap_or(Quota::Auto),
+        flush_interval: typed.flush_interval.unwrap_or(Duration::from_secs(1)),
+        ttl,
+        memory_bytes_max: memory,
+        credit_messages: typed.credit_messages.unwrap_or(CREDIT_MESSAGES),
+        // A small memory lends less.
+        credit_bytes: typed.credit.unwrap_or(CREDIT_BYTES.min(memory / 2)),
+        max_refusals: typed.max_refusals.unwrap_or(REFUSALS_MAX),
+        at_quota: typed.at_quota.unwrap_or(AtQuota::Refuse),
+        allow_volatile_state: typed.allow_volatile_state.unwrap_or(false),
+    }
 }
 
 /// What an instance says, over what all instances have.

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use smol::LocalExecutor;
@@ -20,12 +20,11 @@ use crate::io::secret::Keys;
 use crate::io::store::{Opened, Options, Store};
 use crate::io::ws::Dialler;
 use crate::io::{dial::within, peer, socket};
-use crate::logic::hub::{Hub, HubConfig};
+use crate::logic::hub::{Hub, HubConfig, REMOVED_DOCUMENTS, Restored};
 use crate::logic::routing::{NamedRoute, RouteTable, Sink};
 use crate::logic::twin::Twin;
 use crate::logic::wear::Wear;
 use crate::model::endpoint::PRIORITY_DEFAULT;
-use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, REFUSALS_MAX};
 use crate::tasks::agent::Agent;
 use crate::tasks::board::{Board, Order, Provisioned};
 use crate::tasks::identities::Wakes;
@@ -33,7 +32,7 @@ use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
 use crate::tasks::world::World;
-use crate::tasks::{answers, control, identities, provision, wear};
+use crate::tasks::{answers, control, identities, provision, removed, wear};
 
 /// Questions that may wait for their answer.
 const CALLS_MAX: usize = 64;
@@ -42,6 +41,8 @@ const REMOVALS_MAX: usize = 8;
 /// How long all instances together may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(12);
 
+/// An orphan that ended behind an instance whose end is still being told waits for this at most.
+const REAP_EVERY: Duration = Duration::from_secs(60);
 /// How long all connections together may take to say good-bye.
 const UPLINK_STOP_WAIT: Duration = Duration::from_secs(2);
 
@@ -100,12 +101,11 @@ async fn serve(
     remember_hub(&mut config, &board);
     *board.twins.borrow_mut() = twins(&mut store, &config)?;
     *board.identities.borrow_mut() = made_identities(&mut store)?;
-    if let Some(report) = report {
-        board.warn(report);
-    }
+    let gone = store.documents(REMOVED_DOCUMENTS)?;
+    report.into_iter().for_each(|report| board.warn(report));
     warn_at_start(&board, &config, &routes);
     let (jobs, dones, storage) = start_storage(store, &config, options)?;
-    let hub = Hub::new(&config.device_id, hub_config(&config), routes, restored);
+    let hub = restored_hub(&config, routes, restored, gone);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
     let ((replan, replans), (came, changed), (removals, removing)) = (bounded(1), bounded(1), bounded(REMOVALS_MAX));
@@ -122,7 +122,7 @@ async fn serve(
         keys: Keys::new(&config.state_folder),
         floor: certain,
         dialler,
-        crashes: RefCell::new(CrashReports::new(&config.state_folder)),
+        crashes: Arc::new(Mutex::new(CrashReports::new(&config.state_folder))),
         config,
         started: hub_port.now().mono,
         port: Rc::clone(&hub_port),
@@ -142,6 +142,8 @@ async fn serve(
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
     executor.spawn(wear::run(Rc::clone(&world))).detach();
+    executor.spawn(removed::run(Rc::clone(&world))).detach();
+    executor.spawn(reap_orphans(Rc::clone(&world))).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
     executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, removals: removing })).detach();
     let control = control::serve(Rc::clone(&executor), listener, calls);
@@ -218,6 +220,30 @@ fn warn_at_start(board: &Board, config: &Config, routes: &RouteTable) {
     }
 }
 
+/// The processes that a module leaves behind become ours, and would stay as zombies. Those of instances are left to who
+/// watches them: their exit status is still wanted.
+async fn reap_orphans(world: Rc<World>) {
+    // Without the signal, as with it while an instance stands in front: once in a while is enough.
+    let mut ended = signals::Children::catch().ok();
+    loop {
+        let mine = |pid| world.board.slots.borrow().values().any(|slot| slot.pid.get() == Some(pid));
+        let count = peer::reap_orphans(mine);
+        if count > 0 {
+            log::debug!("orphans reaped={count}");
+        }
+        let signal = async {
+            match &mut ended {
+                Some(children) => children.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        let later = async {
+            smol::Timer::after(REAP_EVERY).await;
+        };
+        smol::future::or(signal, later).await;
+    }
+}
+
 /// Waits for the signal to end.
 async fn until_asked_to_end(signals: &mut signals::Signals) {
     let signal = signals.wait().await;
@@ -263,6 +289,14 @@ async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
     jobs.close();
 }
 
+fn restored_hub(config: &Config, routes: RouteTable, restored: Restored, gone: Vec<(String, Vec<u8>)>) -> Hub {
+    let mut hub = Hub::new(&config.device_id, hub_config(config), routes, restored);
+    for (name, text) in gone {
+        hub.restore_removed(name.trim_start_matches(REMOVED_DOCUMENTS), &text);
+    }
+    hub
+}
+
 fn hub_config(config: &Config) -> HubConfig {
     HubConfig {
         flush_interval: config.store.flush_interval,
@@ -271,9 +305,9 @@ fn hub_config(config: &Config) -> HubConfig {
             TimeToLive::Never => None,
         },
         memory_bytes: config.store.memory_bytes_max,
-        credit_messages: CREDIT_MESSAGES,
-        credit_bytes: CREDIT_BYTES,
-        refusals_max: REFUSALS_MAX,
+        credit_messages: config.store.credit_messages,
+        credit_bytes: config.store.credit_bytes,
+        refusals_max: config.store.max_refusals,
         evict: config.store.at_quota == AtQuota::Evict,
     }
 }

@@ -191,6 +191,10 @@ pub struct StoreConfig {
     pub flush_interval: Duration,
     pub ttl: TimeToLive,
     pub memory_bytes_max: u64,
+    /// What one sender may have unacknowledged.
+    pub credit_messages: u32,
+    pub credit_bytes: u64,
+    pub max_refusals: u16,
     pub at_quota: AtQuota,
     pub allow_volatile_state: bool,
 }

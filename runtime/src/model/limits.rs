@@ -11,8 +11,12 @@ pub const STALLED_AFTER: Duration = Duration::from_millis(20);
 pub const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(3600);
 /// Time to live of a message without one; the field's default.
 pub const TTL: Duration = Duration::from_secs(7200);
+/// How long what waits for a module that was removed is kept, in case it comes back.
+pub const REMOVED_KEPT: Duration = Duration::from_secs(86_400);
 /// Refusals after which a message goes to the dead letters.
 pub const REFUSALS_MAX: u16 = 5;
+/// Dead letters that are put back at once: they are in memory without a sender whose credit would bound them.
+pub const REPLAYS_MAX: usize = 64;
 /// Memory for everything queued, bytes: records and their bookkeeping.
 pub const MEMORY_BYTES: u64 = 8 * 1024 * 1024;
 /// Messages that one sender may have unacknowledged.

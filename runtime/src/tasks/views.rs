@@ -20,7 +20,7 @@ use skerry_abi::wire::record::Record;
 pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
     let (answer, sizes) = smol::channel::bounded(1);
     let _ = jobs.send(Job::Sizes { answer }).await;
-    let (file_bytes, block_bytes, quota) = sizes.recv().await.unwrap_or_default();
+    let sizes = sizes.recv().await.unwrap_or_default();
     let now = world.port.now();
     let overview = world.port.look(|hub| hub.overview());
     let written = wear::look(world);
@@ -48,12 +48,14 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "time": now.wall.to_rfc3339(),
         "state": {
             "folder": world.config.state_folder, "receivedPerHour": written.received_per_hour,
-            "store": {"state": state, "reason": reason, "bytes": file_bytes, "blockBytes": block_bytes, "quota": quota,
+            "store": {"state": state, "reason": reason, "bytes": sizes.files, "blockBytes": sizes.blocks, "quota": sizes.quota,
                 "writtenToday": written.today, "writtenPerDay": written.per_day,
-                "wearPerDay": written.per_day.map(|bytes| bytes as f64 / quota.max(1) as f64)},
+                "wearPerDay": written.per_day.map(|bytes| bytes as f64 / sizes.quota.max(1) as f64)},
         },
         "isolation": isolation(world),
         "memory": {"messages": overview.messages, "bytes": overview.memory_bytes},
+        "deadLetters": {"kept": sizes.dead.letters, "bytes": sizes.dead.bytes, "bytesMax": sizes.dead_max,
+            "replayed": sizes.dead.replayed, "purged": sizes.dead.purged, "dropped": sizes.dead.dropped},
         "noRoute": overview.no_route,
         "refused": overview.refused,
         "routes": routes(world),
@@ -61,7 +63,7 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "modules": modules(world),
         "upstream": upstream(world),
         "rejected": *world.board.rejected.borrow(),
-        "warnings": warnings(world, overview.no_route),
+        "warnings": warnings(world, overview.no_route, sizes.dead.dropped),
     });
     if world.config.cloud.dps.is_some() {
         status["provisioning"] = provisioning(world);
@@ -70,10 +72,14 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
 }
 
 /// What was warned of, and what is so now.
-fn warnings(world: &World, no_route: u64) -> Vec<String> {
+fn warnings(world: &World, no_route: u64, letters_dropped: u64) -> Vec<String> {
     let mut warnings = world.board.warnings();
     if no_route > 0 {
         warnings.push(format!("{no_route} messages matched no route and were dropped"));
+    }
+    if letters_dropped > 0 {
+        warnings
+            .push(format!("{letters_dropped} dead letters were dropped for newer ones: replay or purge them in time"));
     }
     warnings.extend(without_identity(world));
     warnings.extend(revoked(world));

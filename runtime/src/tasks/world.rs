@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use smol::LocalExecutor;
 
@@ -34,7 +34,8 @@ pub struct World {
     /// The way to the cloud; absent without one.
     pub dialler: Option<Rc<Dialler>>,
     pub host: HostBinary,
-    pub crashes: RefCell<CrashReports>,
+    /// Written by other threads.
+    pub crashes: Arc<Mutex<CrashReports>>,
     pub senders: RefCell<super::senders::Senders>,
     pub wear: RefCell<Wear>,
     pub executor: Rc<LocalExecutor<'static>>,

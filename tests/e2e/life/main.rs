@@ -3,6 +3,7 @@
 
 mod calls;
 mod crash;
+mod dead_letters;
 mod durable;
 mod excess;
 mod operate;

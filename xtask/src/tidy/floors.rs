@@ -31,12 +31,13 @@ const ROOMS: &[(&str, &[&str])] = &[
 const LOOPS: &[&str] = &["agent", "answers", "control", "identities", "instance", "storage", "upstream"];
 /// Who starts or asks whom all the same.
 const LOOPS_KNOWN: &[(&str, &str)] = &[
-    ("agent", "instance"),    // starts one for each instance
-    ("registry", "upstream"), // starts one for each identity
-    ("answers", "storage"),   // passes the question for sizes on
-    ("port", "storage"),      // hands commits over
-    ("metrics", "storage"),   // passes the question for sizes on
-    ("views", "storage"),     // passes the question for sizes on
+    ("agent", "instance"),       // starts one for each instance
+    ("registry", "upstream"),    // starts one for each identity
+    ("answers", "storage"),      // passes the question for sizes on
+    ("port", "storage"),         // hands commits over
+    ("metrics", "storage"),      // passes the question for sizes on
+    ("views", "storage"),        // passes the question for sizes on
+    ("dead_letters", "storage"), // passes the question for dead letters on
 ];
 
 /// Words that a room must not hold at all, with the reason.
