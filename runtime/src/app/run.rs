@@ -13,12 +13,13 @@ use super::config::{AtQuota, Config, Quota, TimeToLive};
 use super::{logger, signals};
 use crate::io::clock::{self, Clock, TimeFloor};
 use crate::io::crash_report::CrashReports;
+use crate::io::hosts::Hosts;
 use crate::io::images::Images;
-use crate::io::process::{self, HostBinary};
+use crate::io::process;
 use crate::io::secret::Keys;
 use crate::io::store::{Opened, Options, Store};
 use crate::io::ws::Dialler;
-use crate::io::{dial::within, peer, socket};
+use crate::io::{dial::within, kernel, peer, socket};
 use crate::logic::hub::{Hub, HubConfig};
 use crate::logic::routing::{NamedRoute, RouteTable, Sink};
 use crate::logic::twin::Twin;
@@ -44,6 +45,7 @@ const UPLINK_STOP_WAIT: Duration = Duration::from_secs(2);
 /// Runs until a signal ends it. An error is one sentence for the operator.
 pub fn run(config: Config) -> Result<(), String> {
     logger::install(config.log_level);
+    kernel::floor()?;
     process::protect_self().map_err(|e| format!("can't protect this process from its modules: {e}"))?;
     peer::adopt_orphans().map_err(|e| format!("can't become the parent of orphans: {e}"))?;
     let signals = signals::Signals::catch().map_err(|e| format!("can't catch signals: {e}"))?;
@@ -117,13 +119,13 @@ async fn serve(
         keys: Keys::new(&config.state_folder),
         floor: certain,
         dialler,
+        hosts: RefCell::new(Hosts::new(&config.state_folder)),
         crashes: RefCell::new(CrashReports::new(&config.state_folder)),
         config,
         started: hub_port.now().mono,
         port: Rc::clone(&hub_port),
         board,
         images,
-        host: HostBinary::Own,
         senders: RefCell::default(),
         wear: RefCell::new(Wear::new(hub_port.now().mono, hub_port.now().wall)),
         executor: Rc::clone(&executor),

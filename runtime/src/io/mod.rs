@@ -5,6 +5,7 @@ pub mod crash_report;
 pub mod dial;
 pub mod disk;
 pub mod elf;
+pub mod hosts;
 pub mod http;
 pub mod image;
 pub mod images;

@@ -22,8 +22,8 @@ pub enum HostBinary {
     Own,
     /// Installed by a package.
     File(PathBuf),
-    /// Carried inside this program, in a sealed memory file.
-    Memory(OwnedFd),
+    /// By its descriptor: carried inside this program and now in a sealed memory file, or a file that an upgrade may replace.
+    Open(OwnedFd),
 }
 
 /// What to start. All paths absolute.
@@ -174,7 +174,7 @@ fn command(binary: &HostBinary, spec: &Spec, link: OwnedFd) -> Command {
     let program = match binary {
         HostBinary::Own => PathBuf::from("/proc/self/exe"),
         HostBinary::File(path) => path.clone(),
-        HostBinary::Memory(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+        HostBinary::Open(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
     };
     let mut command = Command::new(program);
     command.arg0(format!("skerry: {}/{}", spec.module, spec.generation)).arg(VERB);

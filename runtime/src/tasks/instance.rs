@@ -1,6 +1,7 @@
 //! One instance over all its generations: start, watch, classify the end, wait, start again.
 //! Must never wait for the module: every wait here has an end.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use smol::channel::Receiver;
 use super::board::{LastExit, Order, Slot, Status};
 use super::life::{End, Life};
 use super::world::World;
+use crate::io::image::device;
 use crate::io::process::{self, Host, Spec};
 use crate::logic::restart::{Limits, Next, Policy, Restart};
 use crate::model::instance::Exit;
@@ -108,7 +110,14 @@ fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
         wait_debugger: config.wait_debugger.contains(&slot.name),
     };
     let image = world.images.file(&slot.image.borrow().digest)?;
-    let host = process::spawn(&world.host, &spec, &image)?;
+    let libc = slot.image.borrow().libc;
+    let spawn = || process::spawn(world.hosts.borrow().get(libc, device())?, &spec, &image);
+    let mut host = spawn();
+    let refused = |host: &std::io::Result<Host>| host.as_ref().is_err_and(|e| e.kind() == ErrorKind::PermissionDenied);
+    if refused(&host) && world.hosts.borrow_mut().refused() {
+        host = spawn();
+    }
+    let host = host?;
     if spec.wait_debugger {
         log::info!("instance={}/{} waits for a debugger: gdb -p {}", slot.name, spec.generation, host.pid);
     }

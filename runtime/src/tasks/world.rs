@@ -12,8 +12,8 @@ use super::mailbox::Refusal;
 use super::port::Port;
 use crate::io::clock::{self, TimeFloor};
 use crate::io::crash_report::CrashReports;
+use crate::io::hosts::Hosts;
 use crate::io::images::Images;
-use crate::io::process::HostBinary;
 use crate::io::secret::Keys;
 use crate::io::ws::Dialler;
 use crate::logic::wear::Wear;
@@ -31,7 +31,7 @@ pub struct World {
     pub floor: Arc<TimeFloor>,
     /// The way to the cloud; absent without one.
     pub dialler: Option<Rc<Dialler>>,
-    pub host: HostBinary,
+    pub hosts: RefCell<Hosts>,
     pub crashes: RefCell<CrashReports>,
     pub senders: RefCell<super::senders::Senders>,
     pub wear: RefCell<Wear>,

@@ -290,7 +290,7 @@ fn a_variable_of_the_loader_is_refused() {
 fn a_host_runs_from_memory() {
     let state = State::new();
     let program = fs::read(env!("CARGO_BIN_EXE_skerry")).unwrap();
-    let binary = HostBinary::Memory(kit::memory_file(&program));
+    let binary = HostBinary::Open(kit::memory_file(&program));
     let mut run = Run::start_with(&binary, &state, &state.spec(), &library("void nothing(void) {}"));
     run.hello();
     assert_eq!(fs::read_to_string(format!("/proc/{}/comm", run.host.pid)).unwrap(), "probe\n");
