@@ -8,17 +8,15 @@ use std::process::ExitCode;
 #[path = "../../src/host/mod.rs"]
 mod host;
 
+#[path = "../../src/io"]
 mod io {
-    #[path = "../../../src/io/order.rs"]
     pub mod order;
-    #[path = "../../../src/io/process.rs"]
     pub mod process;
-    #[path = "../../../src/io/status_page.rs"]
     pub mod status_page;
 }
 
+#[path = "../../src/model"]
 mod model {
-    #[path = "../../../src/model/instance.rs"]
     pub mod instance;
 }
 

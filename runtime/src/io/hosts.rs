@@ -162,7 +162,9 @@ fn unpack(libc: Libc) -> io::Result<Vec<u8>> {
 }
 
 fn none_for(libc: Libc) -> io::Error {
-    io::Error::other(format!("this build of skerry has no module host for {libc}; build the module for another C library"))
+    io::Error::other(format!(
+        "this build of skerry has no module host for {libc}; build the module for another C library"
+    ))
 }
 
 fn carries_none() -> bool {

@@ -261,7 +261,8 @@ fn glibc_of(path: &Path, machine: Machine) -> Option<GlibcVersion> {
 /// musl's loader is also its library, and lies in `/lib` under the architecture's name.
 fn has_musl(machine: Machine) -> bool {
     let files = std::fs::read_dir("/lib").into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut loaders = files.filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-musl-")));
+    let mut loaders =
+        files.filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-musl-")));
     loaders.any(|path| bytes_of(&path).is_ok_and(|bytes| elf::read(&bytes).is_ok_and(|elf| elf.machine == machine)))
 }
 

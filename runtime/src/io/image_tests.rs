@@ -89,7 +89,8 @@ fn another_device_is_named() {
     let image = parse(&bytes).unwrap();
     let mut foreign = bytes.clone();
     foreign[18..20].copy_from_slice(&183u16.to_le_bytes());
-    let error = fits(&parse(&foreign).unwrap(), &Device { machine: Machine::here().unwrap(), glibc: None, musl: false });
+    let error =
+        fits(&parse(&foreign).unwrap(), &Device { machine: Machine::here().unwrap(), glibc: None, musl: false });
     if cfg!(target_arch = "x86_64") {
         assert_eq!(error.unwrap_err().to_string(), "built for aarch64, this device is x86_64");
     }
