@@ -13,6 +13,7 @@ mod io {
     pub mod order;
     pub mod process;
     pub mod status_page;
+    pub mod user;
 }
 
 #[path = "../../src/model"]

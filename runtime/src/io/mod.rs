@@ -18,5 +18,6 @@ pub mod secret;
 pub mod socket;
 pub mod status_page;
 pub mod store;
+pub mod user;
 pub mod watch;
 pub mod ws;

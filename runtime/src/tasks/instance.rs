@@ -13,6 +13,7 @@ use super::life::{End, Life};
 use super::world::World;
 use crate::io::image::device;
 use crate::io::process::{self, Host, Spec};
+use crate::io::user;
 use crate::logic::restart::{Limits, Next, Policy, Restart};
 use crate::model::instance::Exit;
 use skerry_abi::wire::frame::FailureKind;
@@ -92,6 +93,8 @@ fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
     let limits = world.limits(&slot.name);
     let instance = config.modules.instances.get(&slot.name);
     let socket_folder = config.control_socket.parent().map(std::path::Path::to_owned);
+    let uid = process::is_root().then(|| uid_of(world, &slot.name));
+    let groups = user::groups(instance.map_or(&[], |i| &i.groups), uid)?;
     let spec = Spec {
         module: slot.name.clone(),
         generation: slot.generation.get(),
@@ -99,7 +102,8 @@ fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
         hidden: [Some(config.state_folder.clone()), socket_folder].into_iter().flatten().collect(),
         writable: Vec::new(),
         env: instance.map_or(Vec::new(), |i| i.env.clone().into_iter().collect()),
-        uid: process::is_root().then(|| uid_of(world, &slot.name)),
+        uid,
+        groups,
         limits: crate::io::order::Limits {
             memory_bytes: Some(limits.memory_bytes_max),
             files: Some(u64::from(limits.files_max)),

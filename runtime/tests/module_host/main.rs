@@ -180,6 +180,21 @@ fn an_own_uid_hides_it_without_landlock() {
 }
 
 #[test]
+fn groups_are_granted_and_no_other() {
+    if !is_root() {
+        println!("NOT RUN: changing the uid needs root");
+        return;
+    }
+    let state = State::new();
+    let spec = Spec { uid: Some(UID), groups: vec![20, 44], ..state.spec() };
+    let mut run = Run::start(&state, &spec, &library("void nothing(void) {}"));
+    run.hello();
+    let status = fs::read_to_string(format!("/proc/{}/status", run.host.pid)).unwrap();
+    assert!(status.contains("\nGroups:\t20 44 \n"), "{status}");
+    run.failed();
+}
+
+#[test]
 fn both_together_and_a_folder_changes_hands() {
     if !is_root() {
         println!("NOT RUN: changing the uid needs root");
