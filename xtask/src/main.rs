@@ -22,6 +22,7 @@ mod sdk;
 mod size;
 mod test;
 mod tidy;
+mod trial;
 
 /// the chores of this repository
 #[derive(FromArgs)]
@@ -159,6 +160,9 @@ struct Test {
     /// build and try the packages too
     #[argh(switch)]
     packages: bool,
+    /// only the stages whose name begins like this
+    #[argh(option, arg_name = "name")]
+    only: Option<String>,
     /// stages that may be NOT RUN, with commas between
     #[argh(option, arg_name = "names", default = "String::new()")]
     allow_missing: String,
@@ -187,9 +191,9 @@ fn main() -> ExitCode {
             package::run(&package::Wanted { targets: target, formats: format, module })
         }
         Task::Size(Size { target }) => size::run(&target),
-        Task::Test(Test { quick, packages, allow_missing }) => {
+        Task::Test(Test { quick, packages, only, allow_missing }) => {
             let allow_missing = allow_missing.split(',').map(|name| name.trim().to_owned()).collect();
-            test::run(&test::Wanted { quick, packages, allow_missing })
+            test::run(&test::Wanted { quick, packages, only, allow_missing })
         }
         Task::Tidy(Tidy { tighten }) => tidy::run(tighten),
         Task::New(New { path, name }) => new::run(&path, &name).map(|()| true),
