@@ -36,7 +36,7 @@ pub fn skerry_deb(built: &Built, epoch: u64, version: &str) -> Result<Made, Stri
     let control = Control {
         name: "skerry".to_owned(),
         version: version.to_owned(),
-        depends: vec!["adduser".to_owned(), "ca-certificates".to_owned()],
+        depends: vec!["adduser".to_owned(), "ca-certificates".to_owned(), GLIBC.to_owned()],
         description: description(),
         section: "net",
         conffiles: vec!["/etc/skerry/config.toml"],
@@ -103,7 +103,7 @@ pub fn module(
         let folder = if format == Format::Tar { libc.name() } else { "usr/lib/skerry/modules" };
         tree.copy(&format!("{folder}/{}.so", module.name), 0o644, file)?;
     }
-    let more = "It runs in skerry as a process of its own, with an identity, a twin, inputs and outputs.".to_owned();
+    let more = "It runs in skerry as a process of its own, with an identity, a twin, inputs\nand outputs.".to_owned();
     let mut control = Control {
         name: package.clone(),
         version: module.version.clone(),
@@ -115,6 +115,7 @@ pub fn module(
     };
     match format {
         Format::Deb => {
+            control.depends.push(GLIBC.to_owned());
             documents(&mut tree, &package, &module.version, epoch)?;
             Ok(vec![deb::make(&control, &tree, target.deb, epoch)?])
         }
@@ -159,3 +160,6 @@ fn scripts(folder: &str, names: &[&'static str]) -> Result<Vec<(&'static str, St
 fn debian_word(name: &str) -> String {
     name.to_lowercase().replace('_', "-")
 }
+
+/// What every host and module for glibc is linked for; judged in `elf`.
+const GLIBC: &str = "libc6 (>= 2.17)";
