@@ -63,7 +63,7 @@ pub fn structure(packages: &Packages) -> Result<(), String> {
         for (one, other) in pack()?.iter().zip(pack()?) {
             require(one.bytes == other.bytes, || format!("{}: packed twice, it differs", one.file))?;
             if format == Format::Ipk {
-                let (control, data) = open_ipk(&one.bytes)?;
+                let (control, files) = open_ipk(&one.bytes)?;
                 let has = |line: &str| control.lines().any(|found| found == line);
                 let architecture = one.file.trim_end_matches(".ipk").split_once("-r1_").map_or("", |(_, name)| name);
                 for line in ["Package: skerry", "Depends: ca-bundle", &format!("Architecture: {architecture}")] {
@@ -76,7 +76,7 @@ pub fn structure(packages: &Packages) -> Result<(), String> {
                     ("./lib/upgrade/keep.d/skerry", 0o644),
                     ("./usr/lib/skerry/skerry-host-musl", 0o755),
                 ] {
-                    require(data.contains(&(path.to_owned(), mode)), || format!("{}: no {path} {mode:o}", one.file))?;
+                    require(files.contains(&(path.to_owned(), mode)), || format!("{}: no {path} {mode:o}", one.file))?;
                 }
             }
             println!("{}: {} bytes, twice the same", one.file, one.bytes.len());
@@ -91,10 +91,10 @@ fn open_ipk(bytes: &[u8]) -> Result<(String, Vec<(String, u32)>), String> {
     let members = members(bytes).map_err(failed)?;
     let names: Vec<&str> = members.iter().map(|(name, ..)| name.as_str()).collect();
     require(names == ["./debian-binary", "./data.tar.gz", "./control.tar.gz"], || format!("members are {names:?}"))?;
-    let (data, meta) = (self::members(&members[1].2).map_err(failed)?, self::members(&members[2].2).map_err(failed)?);
+    let (files, meta) = (self::members(&members[1].2).map_err(failed)?, self::members(&members[2].2).map_err(failed)?);
     let control = meta.iter().find(|(name, ..)| name == "./control").ok_or("no control file")?;
     let control = String::from_utf8_lossy(&control.2).into_owned();
-    Ok((control, data.into_iter().map(|(name, mode, _)| (name, mode)).collect()))
+    Ok((control, files.into_iter().map(|(name, mode, _)| (name, mode)).collect()))
 }
 
 fn members(gzipped: &[u8]) -> std::io::Result<Vec<(String, u32, Vec<u8>)>> {
@@ -292,8 +292,8 @@ impl Root {
     fn unpack(&self, made: &package::Made) -> Result<(), String> {
         let failed = |e: std::io::Error| format!("{}: {e}", made.file);
         let outer = members(&made.bytes).map_err(failed)?;
-        let data = outer.iter().find(|(name, ..)| name == "./data.tar.gz").ok_or("no data")?;
-        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&data.2[..]));
+        let inner = outer.iter().find(|(name, ..)| name == "./data.tar.gz").ok_or("no data.tar.gz")?;
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&inner.2[..]));
         archive.set_preserve_permissions(true);
         archive.unpack(self.folder.path()).map_err(failed)
     }

@@ -1,4 +1,5 @@
-//! Builds what goes into packages, and has each thing judged by its headers. Must never hand on what was not judged.
+//! Builds what goes into packages, and has each thing judged by its headers.
+//! Must never hand on what was not judged.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,4 +1,5 @@
-//! Writes a Debian package: an `ar` of `debian-binary`, `control.tar.gz` and `data.tar.gz`. Must never need Debian's tools.
+//! Writes a Debian package: an `ar` of `debian-binary`, `control.tar.gz` and `data.tar.gz`.
+//! Must never need Debian's tools.
 
 use std::fmt::Write;
 

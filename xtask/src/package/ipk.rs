@@ -8,7 +8,7 @@ use super::deb::Control;
 use super::tree::{Tree, gzip};
 
 pub fn make(control: &Control, tree: &Tree, architecture: &str, epoch: u64) -> Result<Made, String> {
-    let data = gzip(&tree.tar("./", epoch)?)?;
+    let files = gzip(&tree.tar("./", epoch)?)?;
     let mut meta = Tree::default();
     meta.file("control", 0o644, text(control, tree, architecture));
     if !control.conffiles.is_empty() {
@@ -19,7 +19,8 @@ pub fn make(control: &Control, tree: &Tree, architecture: &str, epoch: u64) -> R
     }
     let meta = gzip(&meta.tar("./", epoch)?)?;
     let mut outer = tar::Builder::new(Vec::new());
-    for (name, bytes) in [("./debian-binary", b"2.0\n".to_vec()), ("./data.tar.gz", data), ("./control.tar.gz", meta)] {
+    for (name, bytes) in [("./debian-binary", b"2.0\n".to_vec()), ("./data.tar.gz", files), ("./control.tar.gz", meta)]
+    {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);

@@ -1,4 +1,5 @@
-//! The machines that there are packages for, by everybody's names for them. Must never hold a name that no distribution uses.
+//! The machines that there are packages for, by everybody's names for them.
+//! Must never hold a name that no distribution uses.
 
 /// One architecture.
 #[derive(Debug)]
