@@ -62,6 +62,12 @@ impl Tickets {
         self.base + self.slots.len() as u64 - 1
     }
 
+    /// Messages from the first that is not settled on.
+    #[inline]
+    pub(super) fn under_way(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Ends a run of tickets; `returned` is called with the size of each. Tickets that are not under way are ignored.
     pub(super) fn settle(
         &mut self,

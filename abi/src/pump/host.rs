@@ -102,22 +102,25 @@ impl Host for PumpHost {
             }
             state.credit_waiters += 1;
             drop(state);
+            let mut before = 0;
             let room = link.wait_until(None, |state| {
                 if link.needs(attention::STOP | attention::CLOSED) {
                     return Some(None);
                 }
                 // Put in at once, before another thread takes the room.
                 let room = state.credit.has_room(record.len());
+                before = state.out.len();
                 room.then(|| Some(put(state, output, flags, parents, record)))
             });
             let mut state = link.state();
             state.credit_waiters -= 1;
             let Some(Some(sent)) = room else { return not_sent(sent::STOPPING) };
-            link.nudge(state);
+            link.nudge_message(state, before);
             return sent;
         }
+        let before = state.out.len();
         let sent = put(&mut state, output, flags, parents, record);
-        link.nudge(state);
+        link.nudge_message(state, before);
         sent
     }
 

@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) written_at: Instant,
     /// The bell was rung for what stands in `out`.
     pub(super) rung: bool,
+    /// Bytes at the front of `out` that are messages which gather.
+    pub(super) gathering: usize,
     /// Threads that wait for credit.
     pub(super) credit_waiters: u32,
     /// Threads that sleep on the condition variable.
@@ -84,6 +86,7 @@ impl State {
             refusals: Refusals::default(),
             written_at: Instant::now(),
             rung: false,
+            gathering: 0,
             credit_waiters: 0,
             sleepers: 0,
             refused: (0, None),
@@ -118,6 +121,11 @@ impl State {
 
     pub(super) fn has_output(&self) -> bool {
         !self.out.is_empty() || self.run.1 > 0
+    }
+
+    /// Nothing of what is to be written is more than messages which gather.
+    pub(super) fn only_gathers(&self) -> bool {
+        self.out.len() == self.gathering && self.run.1 == 0
     }
 
     /// Ends a deferred delivery from anywhere. Unknown ones are ignored: the refusal of a callback ends them too.
