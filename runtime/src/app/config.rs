@@ -168,6 +168,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
             image: instance.image.unwrap_or_else(|| ImageRef { name: name.clone(), version: None }),
             enabled: instance.enabled.unwrap_or(true),
             env: instance.env,
+            groups: instance.groups,
             limits: limits_with(&limits, &instance.limits),
             settings: instance.desired.unwrap_or_default(),
         };

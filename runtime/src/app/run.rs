@@ -14,12 +14,13 @@ use super::{logger, signals};
 use crate::io::assignment;
 use crate::io::clock::{self, Clock, TimeFloor};
 use crate::io::crash_report::CrashReports;
+use crate::io::hosts::Hosts;
 use crate::io::images::Images;
-use crate::io::process::{self, HostBinary};
+use crate::io::process;
 use crate::io::secret::Keys;
 use crate::io::store::{Opened, Options, Store};
 use crate::io::ws::Dialler;
-use crate::io::{dial::within, peer, socket};
+use crate::io::{dial::within, kernel, peer, socket};
 use crate::logic::hub::{Hub, HubConfig, REMOVED_DOCUMENTS, Restored};
 use crate::logic::routing::{NamedRoute, RouteTable, Sink};
 use crate::logic::twin::Twin;
@@ -49,6 +50,7 @@ const UPLINK_STOP_WAIT: Duration = Duration::from_secs(2);
 /// Runs until a signal ends it. An error is one sentence for the operator.
 pub fn run(config: Config) -> Result<(), String> {
     logger::install(config.log_level);
+    kernel::floor()?;
     process::protect_self().map_err(|e| format!("can't protect this process from its modules: {e}"))?;
     peer::adopt_orphans().map_err(|e| format!("can't become the parent of orphans: {e}"))?;
     let signals = signals::Signals::catch().map_err(|e| format!("can't catch signals: {e}"))?;
@@ -110,25 +112,19 @@ async fn serve(
     let hub_port = Rc::new(hub_port);
     let ((replan, replans), (came, changed), (removals, removing)) = (bounded(1), bounded(1), bounded(REMOVALS_MAX));
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
-    log::info!(
-        "skerry version={} device={} status=running state={} control={}",
-        env!("CARGO_PKG_VERSION"),
-        config.device_id,
-        config.state_folder.display(),
-        config.control_socket.display()
-    );
+    say_running(&config);
     let control_socket = config.control_socket.clone();
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),
         floor: certain,
         dialler,
+        hosts: RefCell::new(Hosts::new(&config.state_folder)),
         crashes: Arc::new(Mutex::new(CrashReports::new(&config.state_folder))),
         config,
         started: hub_port.now().mono,
         port: Rc::clone(&hub_port),
         board,
         images,
-        host: HostBinary::Own,
         senders: RefCell::default(),
         wear: RefCell::new(Wear::new(hub_port.now().mono, hub_port.now().wall)),
         executor: Rc::clone(&executor),
@@ -159,6 +155,16 @@ async fn serve(
     drop(world);
     let _ = storage.join();
     Ok(())
+}
+
+fn say_running(config: &Config) {
+    log::info!(
+        "skerry version={} device={} status=running state={} control={}",
+        env!("CARGO_PKG_VERSION"),
+        config.device_id,
+        config.state_folder.display(),
+        config.control_socket.display()
+    );
 }
 
 /// The hub that this device was assigned before: the provisioning service may be away.

@@ -51,6 +51,7 @@ pub struct InstanceSettings {
     pub image: Option<ImageRef>,
     pub enabled: Option<bool>,
     pub env: BTreeMap<String, String>,
+    pub groups: Vec<String>,
     pub limits: LimitSettings,
     pub desired: Option<Map<String, Value>>,
 }
@@ -162,6 +163,7 @@ fn modules(settings: &mut Settings, table: &mut Table<'_, '_>) {
                 image,
                 enabled: inner.bool("enabled"),
                 env: inner.text_map("env").unwrap_or_default(),
+                groups: inner.texts("groups").unwrap_or_default(),
                 limits: limits(&mut inner),
                 desired: inner.json("settings"),
             };

@@ -3,6 +3,7 @@
 
 use super::order::{self, Limits, Order};
 use super::status_page::StatusPage;
+use super::user;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::OsString;
@@ -22,8 +23,8 @@ pub enum HostBinary {
     Own,
     /// Installed by a package.
     File(PathBuf),
-    /// Carried inside this program, in a sealed memory file.
-    Memory(OwnedFd),
+    /// By its descriptor: carried inside this program and now in a sealed memory file, or a file that an upgrade may replace.
+    Open(OwnedFd),
 }
 
 /// What to start. All paths absolute.
@@ -39,6 +40,8 @@ pub struct Spec {
     pub env: Vec<(String, String)>,
     /// User and group of its own. Needs a runtime that is root.
     pub uid: Option<u32>,
+    /// Groups beside that one; only with `uid`.
+    pub groups: Vec<u32>,
     pub limits: Limits,
     /// 1 error to 5 trace.
     pub log_level: u8,
@@ -174,7 +177,7 @@ fn command(binary: &HostBinary, spec: &Spec, link: OwnedFd) -> Command {
     let program = match binary {
         HostBinary::Own => PathBuf::from("/proc/self/exe"),
         HostBinary::File(path) => path.clone(),
-        HostBinary::Memory(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+        HostBinary::Open(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
     };
     let mut command = Command::new(program);
     command.arg0(format!("skerry: {}/{}", spec.module, spec.generation)).arg(VERB);
@@ -184,7 +187,7 @@ fn command(binary: &HostBinary, spec: &Spec, link: OwnedFd) -> Command {
     // A group of its own, so that a Ctrl-C at the terminal stops the runtime, which then stops its modules.
     command.process_group(0);
     if let Some(uid) = spec.uid {
-        command.uid(uid).gid(uid); // std drops the supplementary groups with them.
+        user::become_at_start(&mut command, uid, &spec.groups);
     }
     command
 }

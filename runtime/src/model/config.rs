@@ -120,6 +120,8 @@ pub struct InstanceConfig {
     pub image: ImageRef,
     pub enabled: bool,
     pub env: BTreeMap<String, String>,
+    /// Of the system, beside the instance's own: what grants it devices.
+    pub groups: Vec<String>,
     pub limits: Limits,
     /// Desired properties for a twin that has none yet.
     pub settings: Map<String, Value>,

@@ -1,6 +1,7 @@
 //! One instance over all its generations: start, watch, classify the end, wait, start again.
 //! Must never wait for the module: every wait here has an end.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use smol::channel::Receiver;
 use super::board::{LastExit, Order, Slot, Status};
 use super::life::{End, Life};
 use super::world::World;
+use crate::io::image::device;
 use crate::io::process::{self, Host, Spec};
+use crate::io::user;
 use crate::logic::restart::{Limits, Next, Policy, Restart};
 use crate::model::instance::Exit;
 use skerry_abi::wire::frame::FailureKind;
@@ -90,6 +93,8 @@ fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
     let limits = world.limits(&slot.name);
     let instance = config.modules.instances.get(&slot.name);
     let socket_folder = config.control_socket.parent().map(std::path::Path::to_owned);
+    let uid = process::is_root().then(|| uid_of(world, &slot.name));
+    let groups = user::groups(instance.map_or(&[], |i| &i.groups), uid)?;
     let spec = Spec {
         module: slot.name.clone(),
         generation: slot.generation.get(),
@@ -97,7 +102,8 @@ fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
         hidden: [Some(config.state_folder.clone()), socket_folder].into_iter().flatten().collect(),
         writable: Vec::new(),
         env: instance.map_or(Vec::new(), |i| i.env.clone().into_iter().collect()),
-        uid: process::is_root().then(|| uid_of(world, &slot.name)),
+        uid,
+        groups,
         limits: crate::io::order::Limits {
             memory_bytes: Some(limits.memory_bytes_max),
             files: Some(u64::from(limits.files_max)),
@@ -108,7 +114,14 @@ fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
         wait_debugger: config.wait_debugger.contains(&slot.name),
     };
     let image = world.images.file(&slot.image.borrow().digest)?;
-    let host = process::spawn(&world.host, &spec, &image)?;
+    let libc = slot.image.borrow().libc;
+    let spawn = || process::spawn(world.hosts.borrow().get(libc, device())?, &spec, &image);
+    let mut host = spawn();
+    let refused = |host: &std::io::Result<Host>| host.as_ref().is_err_and(|e| e.kind() == ErrorKind::PermissionDenied);
+    if refused(&host) && world.hosts.borrow_mut().refused() {
+        host = spawn();
+    }
+    let host = host?;
     if spec.wait_debugger {
         log::info!("instance={}/{} waits for a debugger: gdb -p {}", slot.name, spec.generation, host.pid);
     }

@@ -12,8 +12,8 @@ use super::mailbox::Refusal;
 use super::port::Port;
 use crate::io::clock::{self, TimeFloor};
 use crate::io::crash_report::CrashReports;
+use crate::io::hosts::Hosts;
 use crate::io::images::Images;
-use crate::io::process::HostBinary;
 use crate::io::secret::Keys;
 use crate::io::ws::Dialler;
 use crate::logic::session::Idle;
@@ -33,7 +33,7 @@ pub struct World {
     pub floor: Arc<TimeFloor>,
     /// The way to the cloud; absent without one.
     pub dialler: Option<Rc<Dialler>>,
-    pub host: HostBinary,
+    pub hosts: RefCell<Hosts>,
     /// Written by other threads.
     pub crashes: Arc<Mutex<CrashReports>>,
     pub senders: RefCell<super::senders::Senders>,
