@@ -18,6 +18,7 @@ mod device;
 mod interrupt;
 mod new;
 mod sdk;
+mod sim;
 mod test;
 mod tidy;
 
@@ -36,6 +37,7 @@ enum Task {
     Crash(Crash),
     Demo(Demo),
     New(New),
+    Sim(Sim),
     Test(Test),
     Tidy(Tidy),
 }
@@ -121,6 +123,18 @@ struct New {
     name: String,
 }
 
+/// plays a device in a simulated world, with all that can go wrong; one number decides everything
+#[derive(FromArgs)]
+#[argh(subcommand, name = "sim")]
+struct Sim {
+    /// how many (default: 1000)
+    #[argh(option, default = "1_000")]
+    seeds: u64,
+    /// the first (default: one that follows from the commit)
+    #[argh(option)]
+    seed: Option<u64>,
+}
+
 /// runs every check and test there is
 #[derive(FromArgs)]
 #[argh(subcommand, name = "test")]
@@ -155,6 +169,7 @@ fn main() -> ExitCode {
         }
         Task::Crash(Crash { cuts, kills, seed }) => crash::run(&crash::Wanted { cuts, kills, seed }),
         Task::Demo(Demo { keep }) => demo::run(keep),
+        Task::Sim(Sim { seeds, seed }) => sim::run(&sim::Wanted { seeds, seed }),
         Task::Test(Test { quick, packages, allow_missing }) => {
             let allow_missing = allow_missing.split(',').map(|name| name.trim().to_owned()).collect();
             test::run(&test::Wanted { quick, packages, allow_missing })

@@ -1,0 +1,56 @@
+//! `cargo xtask sim`: runs seeds of the simulated world, on all processors; see `runtime/src/tests/sim/`.
+//! Must never call a run good in which a seed failed, and always says how to play that one again.
+
+use std::process::Command;
+
+use crate::{cargo, interrupt};
+
+/// Seeds that a run of all tests takes.
+const SEEDS_OF_TEST: u64 = 1_000;
+const SEEDS_OF_QUICK: u64 = 200;
+
+/// What was typed.
+pub struct Wanted {
+    pub seeds: u64,
+    /// The first; by default one that follows from the commit that is checked out.
+    pub seed: Option<u64>,
+}
+
+/// `true` when every seed passed.
+pub fn run(wanted: &Wanted) -> Result<bool, String> {
+    interrupt::catch()?;
+    let seed = wanted.seed.unwrap_or_else(of_commit);
+    play("tests::sim::whatever_happens", seed, wanted.seeds)
+}
+
+/// The former failures, the same seed twice, and fresh seeds.
+pub fn test(quick: bool) -> Result<bool, String> {
+    play("tests::sim::", of_commit(), if quick { SEEDS_OF_QUICK } else { SEEDS_OF_TEST })
+}
+
+fn play(tests: &str, seed: u64, seeds: u64) -> Result<bool, String> {
+    interrupt::check()?;
+    let mut command = cargo::cargo();
+    command.args([
+        "test",
+        "--quiet",
+        "--profile",
+        "sim",
+        "--package",
+        "skerry-runtime",
+        "--lib",
+        "--",
+        "--nocapture",
+        tests,
+    ]);
+    command.env("SKERRY_SEEDS", seeds.to_string()).env("SKERRY_SEED", seed.to_string());
+    let status = command.status().map_err(|e| format!("can't run cargo: {e}"))?;
+    Ok(status.success())
+}
+
+/// Each commit has seeds of its own, and the same ones everywhere.
+fn of_commit() -> u64 {
+    let told = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(cargo::root()).output();
+    let hash = told.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).unwrap_or_default();
+    hash.get(..12).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(1)
+}
