@@ -1,7 +1,8 @@
 //! The storage thread: the only one that touches the store. Takes jobs in order, says what came of each.
 //! Must never decide what to write.
 
-use std::time::Duration;
+use std::mem::{Discriminant, discriminant};
+use std::time::{Duration, Instant};
 
 use smol::channel::{Receiver, Sender};
 
@@ -59,20 +60,30 @@ pub fn run<F: FnMut(u64) -> Result<Opened, OpenError>>(
     done: Sender<Done>,
 ) {
     let mut thread = Thread::new(store, reopen, done);
-    while let Some(next) = next(&thread, &jobs) {
-        thread.take(next);
+    let mut since = Instant::now();
+    while let Some(next) = next(&thread, &jobs, since) {
+        if !thread.take(next) {
+            since = Instant::now();
+        }
     }
     thread.close();
 }
 
 /// A job, or what is to be done if none comes for a while; `None` at the end.
-fn next<F: FnMut(u64) -> Result<Opened, OpenError>>(thread: &Thread<F>, jobs: &Receiver<Job>) -> Option<Next> {
+fn next<F: FnMut(u64) -> Result<Opened, OpenError>>(
+    thread: &Thread<F>,
+    jobs: &Receiver<Job>,
+    since: Instant,
+) -> Option<Next> {
     let Some((wait, then)) = thread.next_timeout() else { return jobs.recv_blocking().ok().map(Next::Job) };
+    let left = wait.saturating_sub(since.elapsed());
     let later = async {
-        smol::Timer::after(wait).await;
+        smol::Timer::after(left).await;
         Some(then)
     };
-    smol::block_on(smol::future::or(async { jobs.recv().await.ok().map(Next::Job) }, later))
+    let job = async { jobs.recv().await.ok().map(Next::Job) };
+    // What has waited its time comes before the next job: there may always be one.
+    smol::block_on(smol::future::or(later, job))
 }
 
 /// What the thread does, step by step; a simulation calls the same.
@@ -115,7 +126,21 @@ impl<F: FnMut(u64) -> Result<Opened, OpenError>> Thread<F> {
         }
     }
 
-    pub fn take(&mut self, next: Next) {
+    /// What is tried every few seconds, if anything is.
+    fn tries(&self) -> Option<Discriminant<Next>> {
+        let (wait, next) = self.next_timeout()?;
+        (wait == STORE_RETRY).then(|| discriminant(&next))
+    }
+
+    /// True if what is tried every few seconds has waited all along, so that jobs do not put it off; false if the time of
+    /// [`Thread::next_timeout`] begins now.
+    pub fn take(&mut self, next: Next) -> bool {
+        let before = self.tries().filter(|_| matches!(next, Next::Job(_)));
+        self.act(next);
+        before.is_some() && before == self.tries()
+    }
+
+    fn act(&mut self, next: Next) {
         match next {
             Next::Job(job) => self.job(job),
             Next::Sweep => self.sweep(),
@@ -216,4 +241,38 @@ impl<F: FnMut(u64) -> Result<Opened, OpenError>> Thread<F> {
 fn guarded<R>(act: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
     result.unwrap_or_else(|_| Err("its index is inconsistent; when skerry starts again it is made anew".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::store::Options;
+    use crate::io::store::tests::disk::{SimDisk, Trouble};
+    use std::cell::Cell;
+
+    #[test]
+    fn whoever_asks_for_the_sizes_does_not_put_off_the_next_try() {
+        let disk = SimDisk::new(64 << 20);
+        let options = Options { quota_bytes: None, allow_volatile_state: true, boot_id: "boot 0".to_owned() };
+        let tries = Cell::new(0);
+        let store = disk.open_store(&options, None).unwrap().store;
+        let (done, told) = smol::channel::unbounded();
+        let reopen = |acknowledged| {
+            tries.set(tries.get() + 1);
+            disk.open_store(&options, Some(acknowledged))
+        };
+        let mut thread = Thread::new(store, reopen, done);
+        disk.expect(Some(Trouble::FailAtOperation(0)));
+        assert!(!thread.take(Next::Job(Job::Commit(Box::default()))), "its time begins with the failure");
+        assert!(matches!(told.try_recv(), Ok(Done::Committed { result: Err(_), .. })));
+        let (answer, _sizes) = smol::channel::unbounded();
+        for _ in 0..3 {
+            assert!(thread.take(Next::Job(Job::Sizes { answer: answer.clone() })), "the store waits on");
+        }
+        assert!(matches!(thread.next_timeout(), Some((wait, Next::Retry)) if wait == STORE_RETRY));
+        disk.expect(None);
+        assert!(!thread.take(Next::Retry));
+        assert!(matches!(told.try_recv(), Ok(Done::Reopened)));
+        assert_eq!(tries.get(), 1);
+    }
 }

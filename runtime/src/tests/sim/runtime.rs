@@ -132,8 +132,9 @@ impl Runtime {
                 .and_then(|(wait, next)| (mono.0 - self.idle_since >= wait.as_millis() as u64).then_some(next)),
         };
         let Some(next) = next else { return false };
-        self.idle_since = mono.0;
-        self.thread.take(next);
+        if !self.thread.take(next) {
+            self.idle_since = mono.0;
+        }
         while let Ok(done) = self.told.try_recv() {
             self.dones.push_back(done);
         }
