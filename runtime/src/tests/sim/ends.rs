@@ -104,8 +104,14 @@ impl World {
                 return self.check_end();
             }
         }
-        let overview = self.runtime.as_ref().map(|runtime| runtime.hub.overview());
-        panic!("it does not drain: {overview:#?}");
+        let runtime = self.runtime.as_ref();
+        let (idle, overview) = (runtime.map(super::runtime::Runtime::is_idle), runtime.map(|r| r.hub.overview()));
+        let tickets: Vec<_> = self.parts.iter().map(|p| (p.name, p.kind, &p.tickets, p.in_hand().count())).collect();
+        panic!(
+            "it does not drain: idle {idle:?}, commit {}, on disk {:?}, unanswered {tickets:?}, {overview:#?}",
+            self.commit.is_some(),
+            self.picture.open
+        );
     }
 
     fn wait_for_what_is_due(&mut self) {
