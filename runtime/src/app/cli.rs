@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use argh::FromArgs;
 
+pub use super::cli_dead::{DeadCommand, DeadLetters, DeadList, DeadPurge, DeadReplay, DeadShow};
 use super::config::Flags;
 use super::verbs::Target;
 use crate::logic::nearest::nearest;
@@ -32,18 +33,34 @@ pub enum Command {
     List(List),
     Restart(Restart),
     Twin(Twin),
+    Identity(Identity),
     Method(CallMethod),
     Send(Send),
     Tap(Tap),
     Trace(Trace),
+    DeadLetters(DeadLetters),
     Logs(Logs),
     Inspect(Inspect),
     Route(Route),
     Version(Version),
 }
 
-const COMMANDS: [&str; 14] = [
-    "run", "check", "status", "list", "restart", "twin", "method", "send", "tap", "trace", "logs", "inspect", "route",
+const COMMANDS: [&str; 16] = [
+    "run",
+    "check",
+    "status",
+    "list",
+    "restart",
+    "twin",
+    "identity",
+    "method",
+    "send",
+    "tap",
+    "trace",
+    "dead-letters",
+    "logs",
+    "inspect",
+    "route",
     "version",
 ];
 
@@ -150,6 +167,7 @@ macro_rules! verb {
         }
     };
 }
+pub(super) use verb;
 
 verb!(
     /// show the device, its modules, queues, routes and warnings
@@ -184,6 +202,18 @@ verb!(
         /// merge patch, a JSON object; null removes a property (default: standard input)
         #[argh(positional)]
         pub patch: Option<String>,
+    }
+);
+verb!(
+    /// list the modules' identities in the cloud
+    IdentityList, "list", {}
+);
+verb!(
+    /// remove a module's identity, in the cloud and here
+    IdentityRemove, "remove", {
+        /// module
+        #[argh(positional)]
+        pub module: String,
     }
 );
 verb!(
@@ -279,6 +309,21 @@ pub struct Twin {
 pub enum TwinCommand {
     Get(TwinGet),
     Set(TwinSet),
+}
+
+/// list or remove the modules' identities in the cloud
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "identity")]
+pub struct Identity {
+    #[argh(subcommand)]
+    pub command: IdentityCommand,
+}
+
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand)]
+pub enum IdentityCommand {
+    List(IdentityList),
+    Remove(IdentityRemove),
 }
 
 /// show what a module's file says of itself, without running it

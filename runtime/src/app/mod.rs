@@ -2,8 +2,10 @@
 
 pub mod check;
 pub mod cli;
+pub mod cli_dead;
 pub mod cloud_settings;
 pub mod config;
+pub mod dps_settings;
 pub mod inspect;
 pub mod logger;
 pub mod route_eval;

@@ -57,8 +57,14 @@ impl Scan {
                 from = block.block + 1;
             }
         }
-        let letters = store.dead_letters(1_000_000)?;
-        let dead = letters.iter().map(|d| (d.queue, uid_of(&d.record).expect("as it was"))).collect();
+        let (mut dead, mut next) = (BTreeSet::new(), Some((0, 0)));
+        while let Some(from) = next.take() {
+            for (id, letter) in store.dead_letters(from, 1_000)? {
+                let letter = letter.expect("a cut is no damage");
+                dead.insert((letter.queue, uid_of(&letter.record).expect("as it was")));
+                next = Some((id.0, id.1 + 1));
+            }
+        }
         let documents = store.documents("")?.into_iter().collect();
         let ledgers = restored.queues.iter().map(|row| (row.id, row.ledger)).collect();
         Ok(Scan { open, ledgers, documents, dead, next: (restored.next_seq, restored.next_block) })
@@ -184,6 +190,7 @@ impl Picture {
             reason = reason.zip(other).map(|(one, other)| format!("{one}; with the commit under way, {other}"));
         }
         assert!(reason.is_none(), "the store differs from what was acknowledged: {}", reason.unwrap_or_default());
+        self.dead.clone_from(&scan.dead);
     }
 
     /// Ranges that the commit under way expired or evicted: only the store knows how much.
@@ -224,7 +231,10 @@ impl Picture {
         if self.documents != scan.documents {
             return Some(format!("documents: {:?} instead of {:?}", scan.documents, self.documents));
         }
-        if self.dead != scan.dead {
+        // The oldest of the dead letters make place for new ones.
+        let oldest = scan.dead.iter().map(|(_, uid)| *uid).min().unwrap_or(0);
+        let known = scan.dead.is_subset(&self.dead);
+        if !known || self.dead.difference(&scan.dead).any(|(_, uid)| *uid > oldest) {
             return Some(format!("dead letters: {:?} instead of {:?}", scan.dead, self.dead));
         }
         let moved = scan.open.iter().find(|(key, (_, expiry))| self.open[key].expiry != *expiry);
