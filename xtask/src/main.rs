@@ -19,6 +19,7 @@ mod interrupt;
 mod new;
 mod package;
 mod sdk;
+mod sim;
 mod size;
 mod test;
 mod tidy;
@@ -41,6 +42,7 @@ enum Task {
     New(New),
     Package(Package),
     Size(Size),
+    Sim(Sim),
     Test(Test),
     Tidy(Tidy),
 }
@@ -150,6 +152,18 @@ struct Size {
     target: String,
 }
 
+/// plays a device in a simulated world, with all that can go wrong; one number decides everything
+#[derive(FromArgs)]
+#[argh(subcommand, name = "sim")]
+struct Sim {
+    /// how many (default: 1000)
+    #[argh(option, default = "1_000")]
+    seeds: u64,
+    /// the first (default: one that follows from the commit)
+    #[argh(option)]
+    seed: Option<u64>,
+}
+
 /// runs every check and test there is
 #[derive(FromArgs)]
 #[argh(subcommand, name = "test")]
@@ -187,6 +201,7 @@ fn main() -> ExitCode {
         }
         Task::Crash(Crash { cuts, kills, seed }) => crash::run(&crash::Wanted { cuts, kills, seed }),
         Task::Demo(Demo { keep }) => demo::run(keep),
+        Task::Sim(Sim { seeds, seed }) => sim::run(&sim::Wanted { seeds, seed }),
         Task::Package(Package { target, format, module }) => {
             package::run(&package::Wanted { targets: target, formats: format, module })
         }

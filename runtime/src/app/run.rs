@@ -187,7 +187,8 @@ fn start_storage(store: Store, config: &Config, options: Options) -> Result<Stor
     let (done, dones) = bounded(JOBS_MAX);
     let folder = config.store.path.clone();
     let thread = std::thread::Builder::new().name("store".to_owned());
-    let thread = thread.spawn(move || storage::run(store, folder, options, job_queue, done));
+    let reopen = move |acknowledged| Store::reopen(&folder, &options, acknowledged);
+    let thread = thread.spawn(move || storage::run(store, reopen, job_queue, done));
     Ok((jobs, dones, thread.map_err(|e| format!("can't start the storage thread: {e}"))?))
 }
 
