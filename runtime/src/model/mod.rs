@@ -6,4 +6,5 @@ pub mod identity;
 pub mod image;
 pub mod instance;
 pub mod limits;
+pub mod reference;
 pub mod time;
