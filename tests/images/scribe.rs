@@ -6,7 +6,10 @@ use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use skerry_abi::{Context, Error, Message, Module, Result, export_module};
+use skerry_abi::{Answer, Context, Error, Message, Module, Result, export_module};
+
+/// What goes wrong with this image; tests write another word in its place.
+static FAULT: &str = "scribe-fault:none.";
 
 #[derive(Deserialize, Serialize)]
 #[serde(default)]
@@ -30,6 +33,19 @@ impl Module for Scribe {
     type Settings = Settings;
 
     fn start(cx: &Context, settings: Settings) -> Result<Scribe> {
+        match std::hint::black_box(FAULT).trim_end_matches('.').rsplit(':').next() {
+            Some("start") => std::process::abort(),
+            Some("hang") => loop {
+                std::thread::park();
+            },
+            Some("later") => {
+                cx.spawn("later", || {
+                    std::thread::sleep(std::time::Duration::from_secs(5));
+                    Err(Error::new("five seconds are over"))
+                })?;
+            }
+            _ => {}
+        }
         match settings.start.as_str() {
             "error" => return Err(Error::new("as told")),
             "panic" => panic!("as told"),
@@ -43,6 +59,15 @@ impl Module for Scribe {
         self.settings = new;
         cx.twin().report(&json!({"forwards": self.settings.forward}))?;
         Ok(())
+    }
+
+    fn method(&mut self, cx: &Context, name: &str, _: Value) -> Result<Answer> {
+        if name != "where" {
+            return Ok(Answer::unknown(name));
+        }
+        let folder = std::env::current_dir()?;
+        let greeting = std::env::var("GREETING").unwrap_or_default();
+        Ok(json!({"arguments": cx.arguments(), "folder": folder, "greeting": greeting}).into())
     }
 
     fn message(&mut self, cx: &Context, _: &str, message: Message) -> Result<()> {

@@ -6,6 +6,7 @@ mod cloud;
 mod device;
 mod http;
 mod image;
+mod manifest;
 mod random;
 mod sender;
 mod stream;
@@ -17,6 +18,7 @@ pub use cloud::{
 pub use device::{Device, Instance, Ran, is_alive, numbered};
 pub use http::{request, text};
 pub use image::{Image, c_program};
+pub use manifest::{manifest, module};
 pub use random::Random;
 pub use sender::Sender;
 pub use stream::{Lines, Tap};

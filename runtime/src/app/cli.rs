@@ -31,6 +31,7 @@ pub enum Command {
     Status(Status),
     List(List),
     Restart(Restart),
+    Deploy(Deploy),
     Twin(Twin),
     Method(CallMethod),
     Send(Send),
@@ -42,9 +43,9 @@ pub enum Command {
     Version(Version),
 }
 
-const COMMANDS: [&str; 14] = [
-    "run", "check", "status", "list", "restart", "twin", "method", "send", "tap", "trace", "logs", "inspect", "route",
-    "version",
+const COMMANDS: [&str; 15] = [
+    "run", "check", "status", "list", "restart", "deploy", "twin", "method", "send", "tap", "trace", "logs", "inspect",
+    "route", "version",
 ];
 
 /// run the modules until told to stop
@@ -165,6 +166,20 @@ verb!(
         /// module
         #[argh(positional)]
         pub module: String,
+    }
+);
+verb!(
+    /// put a deployment manifest in force, as a file of IoT Edge's "set modules"
+    Deploy, "deploy", {
+        /// the manifest, and layers that go over it
+        #[argh(positional)]
+        pub file: Vec<PathBuf>,
+        /// only show what everything in it means here, and what would be done
+        #[argh(switch)]
+        pub dry_run: bool,
+        /// withdraw the manifest in force: back to the drop-in folders
+        #[argh(switch)]
+        pub remove: bool,
     }
 );
 verb!(

@@ -13,6 +13,9 @@ use crate::model::endpoint::PRIORITY_DEFAULT;
 pub const BACKOFF_BASE: Duration = Duration::from_secs(10);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
 
+/// How long a new image must run well: twice the longest that a hang goes unnoticed.
+pub const HEALTH_WINDOW: Duration = Duration::from_secs(60);
+
 /// Silence after which the cloud is pinged; below the four minutes after which many routers forget a connection.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(235);
 /// Longest wait for an answer of the cloud; IoT Edge's own.
@@ -196,8 +199,10 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
             backoff_max: typed.restart.backoff_max.unwrap_or(BACKOFF_MAX),
             max_restarts: typed.restart.max_restarts.unwrap_or(20),
             healthy_after: typed.restart.healthy_after.unwrap_or(Duration::from_secs(600)),
+            health_window: typed.restart.health_window.unwrap_or(HEALTH_WINDOW),
         },
         limits,
+        manifest: from_file(typed.manifest.as_deref().unwrap_or("deployment.json")),
         control_socket: pick(&flags.control, &typed.control_socket, place.control_socket()),
         state_folder,
         log_level: typed.log_level.unwrap_or(log::LevelFilter::Info),

@@ -20,17 +20,19 @@ use crate::io::store::{Opened, Options, Store};
 use crate::io::ws::Dialler;
 use crate::io::{dial::within, peer, socket};
 use crate::logic::hub::{Hub, HubConfig};
-use crate::logic::routing::{NamedRoute, RouteTable, Sink};
+use crate::logic::proof::Proof;
+use crate::logic::routing::{RouteTable, Sink};
 use crate::logic::twin::Twin;
 use crate::logic::wear::Wear;
-use crate::model::endpoint::PRIORITY_DEFAULT;
 use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, REFUSALS_MAX};
 use crate::tasks::agent::Agent;
 use crate::tasks::board::{Board, Order};
+use crate::tasks::deployment;
+pub(super) use crate::tasks::deployment::configured_routes as route_table;
 use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
-use crate::tasks::world::World;
+use crate::tasks::world::{PROOFS, World};
 use crate::tasks::{answers, control, identities, wear};
 
 /// Questions that may wait for their answer.
@@ -94,17 +96,20 @@ async fn serve(
     let Opened { mut store, restored, clock: last_clock, report } = opened;
     let board = Board::default();
     *board.twins.borrow_mut() = twins(&mut store, &config)?;
-    *board.identities.borrow_mut() = made_identities(&mut store)?;
+    *board.identities.borrow_mut() = documents(&mut store, "identity/")?;
+    let proofs = documents(&mut store, PROOFS)?.into_iter();
+    *board.proofs.borrow_mut() = proofs.map(|(name, kept)| (name, Proof::from_json(&kept))).collect();
+    let deployed = documents(&mut store, deployment::DOCUMENT)?.remove("");
     if let Some(report) = report {
         board.warn(report);
     }
-    warn_at_start(&board, &config, &routes);
     let (jobs, dones, storage) = start_storage(store, &config, options)?;
     let hub = Hub::new(&config.device_id, hub_config(&config), routes, restored);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
-    let ((replan, replans), (came, comings)) = (bounded(1), bounded(1));
+    let ((replan, replans), (came, comings), (report, _reports)) = (bounded(1), bounded(1), bounded(1));
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
+    let (previews, previewed) = bounded(1);
     log::info!(
         "skerry version={} device={} status=running state={} control={}",
         env!("CARGO_PKG_VERSION"),
@@ -129,14 +134,18 @@ async fn serve(
         executor: Rc::clone(&executor),
         scratch: RefCell::default(),
         came,
+        previews,
+        report,
         replan,
     });
+    deployment::restore(&world, deployed.as_ref());
+    warn_at_start(&world);
 
     executor.spawn(port::run_timer(Rc::clone(&hub_port), rearmed)).detach();
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
     executor.spawn(wear::run(Rc::clone(&world))).detach();
-    executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
+    executor.spawn(Agent::new(Rc::clone(&world), replans, previewed).run()).detach();
     executor.spawn(identities::run(Rc::clone(&world), comings)).detach();
     let control = control::serve(Rc::clone(&executor), listener, calls);
     let control = executor.spawn(async move {
@@ -177,15 +186,20 @@ fn dialler(config: &Config, floor: &Arc<TimeFloor>) -> Result<Option<Rc<Dialler>
 }
 
 /// What an operator should know before the first message waits in vain.
-fn warn_at_start(board: &Board, config: &Config, routes: &RouteTable) {
+fn warn_at_start(world: &World) {
     use std::os::unix::fs::MetadataExt;
-    for (name, warning) in routes.warnings() {
-        board.warn(format!("route {name}, column {}: {}", warning.column, warning.message));
-    }
-    if routes.is_empty() {
+    let (board, config) = (&world.board, &world.config);
+    let (warnings, empty, upstream) = world.port.look(|hub| {
+        let routes = hub.routes();
+        let warnings: Vec<String> =
+            routes.warnings().map(|(name, w)| format!("route {name}, column {}: {}", w.column, w.message)).collect();
+        let upstream = routes.endpoints().iter().any(|sink| matches!(sink, Sink::Upstream));
+        (warnings, routes.is_empty(), upstream)
+    });
+    warnings.into_iter().for_each(|warning| board.warn(warning));
+    if empty {
         board.warn("there are no routes: messages of modules go nowhere; add some to [routes]".to_owned());
     }
-    let upstream = routes.endpoints().iter().any(|sink| matches!(sink, Sink::Upstream));
     if upstream && config.cloud.modules.is_empty() && config.cloud.device.is_none() {
         board.warn(
             "routes lead to $upstream, but there is no cloud: messages wait for it until they expire; give [provisioning] the device's \
@@ -217,7 +231,7 @@ async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
     let slots: Vec<_> = world.board.slots.borrow().values().cloned().collect();
     for slot in slots {
         slot.ending.set(true);
-        let _ = slot.orders.try_send(Order::Stop);
+        let _ = slot.orders.try_send(Order::End);
     }
     let gone = async {
         while !world.board.slots.borrow().is_empty() {
@@ -261,19 +275,6 @@ fn hub_config(config: &Config) -> HubConfig {
     }
 }
 
-pub(super) fn route_table(config: &Config) -> Result<RouteTable, String> {
-    let routes = config.routes.iter().map(|route| NamedRoute {
-        name: route.name.clone(),
-        text: route.route.clone(),
-        priority: (route.priority != PRIORITY_DEFAULT).then_some(route.priority),
-        ttl_secs: match route.ttl {
-            TimeToLive::After(time) => Some(time.as_secs().max(1)),
-            TimeToLive::Never => Some(u64::MAX),
-        },
-    });
-    RouteTable::new(routes).map_err(|e| e.to_string())
-}
-
 /// 0711: modules reach their own folders below it, and nobody lists it.
 fn make_state_folder(config: &Config) -> Result<(), String> {
     use std::os::unix::fs::DirBuilderExt;
@@ -284,14 +285,12 @@ fn make_state_folder(config: &Config) -> Result<(), String> {
     })
 }
 
-/// What was made in the hub's registry, by module.
-fn made_identities(store: &mut Store) -> Result<std::collections::BTreeMap<String, serde_json::Value>, String> {
-    let documents = store.documents("identity/")?.into_iter();
+/// Documents of one kind, by what follows it in their names.
+fn documents(store: &mut Store, kind: &str) -> Result<std::collections::BTreeMap<String, serde_json::Value>, String> {
+    let documents = store.documents(kind)?.into_iter();
     // One that can't be read is made again; that does no harm.
     Ok(documents
-        .filter_map(|(name, bytes)| {
-            Some((name.strip_prefix("identity/")?.to_owned(), serde_json::from_slice(&bytes).ok()?))
-        })
+        .filter_map(|(name, bytes)| Some((name.strip_prefix(kind)?.to_owned(), serde_json::from_slice(&bytes).ok()?)))
         .collect())
 }
 

@@ -15,6 +15,7 @@ pub mod nearest;
 pub mod outlook;
 pub mod percent;
 pub mod plan;
+pub mod proof;
 pub mod registration;
 pub mod restart;
 pub mod routing;

@@ -104,6 +104,11 @@ impl Restart {
         Next::Restart { at }
     }
 
+    /// Another policy, for the next exit.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     /// A new image, a new configuration or a restart by hand: what was, counts no more.
     pub fn handle_reset(&mut self, policy: Policy) {
         self.policy = policy;

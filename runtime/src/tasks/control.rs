@@ -126,6 +126,7 @@ enum Resource {
     Tap,
     Trace,
     Metrics,
+    Deployment,
 }
 
 impl Resource {
@@ -137,6 +138,7 @@ impl Resource {
             ["tap"] => Resource::Tap,
             ["trace"] => Resource::Trace,
             ["metrics"] => Resource::Metrics,
+            ["deployment"] => Resource::Deployment,
             ["modules"] => Resource::Modules,
             ["modules", m] => Resource::Module((*m).into()),
             ["modules", m, "restart"] => Resource::Restart((*m).into()),
@@ -152,6 +154,7 @@ impl Resource {
         match self {
             Resource::Restart(_) | Resource::Method(..) | Resource::Messages(..) => "POST",
             Resource::Twin(_) => "GET, PATCH",
+            Resource::Deployment => "GET, POST, DELETE",
             _ => "GET",
         }
     }
@@ -161,6 +164,7 @@ impl Resource {
             Resource::Method(..) => &["timeout"],
             Resource::Logs(_) => &["follow", "since", "tail"],
             Resource::Tap => &["from", "where"],
+            Resource::Deployment => &["dryRun"],
             Resource::Trace => &["source", "output", "id", "limit"],
             _ => &[],
         }
@@ -210,9 +214,7 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
         Resource::Restart(module) => Ask::Restart { module },
         Resource::Twin(module) if request.method == "GET" => Ask::Twin { module },
         Resource::Twin(module) => {
-            let patch = whole(&mut request.body).await?;
-            let patch: Value =
-                serde_json::from_slice(&patch).map_err(|e| Refusal::new(400, format!("not JSON: {e}")))?;
+            let patch = json_body(request).await?;
             if !patch.is_object() {
                 return Err(Refusal::new(400, "a patch of desired properties must be a JSON object"));
             }
@@ -230,11 +232,7 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
             Ask::Method { module, name, payload, timeout_ms: timeout.as_millis() as u32 }
         }
         Resource::Logs(module) => {
-            let follow = match value("follow") {
-                None | Some("false" | "0") => false,
-                Some("true" | "1" | "") => true,
-                Some(_) => return Err(wrong("follow", "true or false")),
-            };
+            let follow = value("follow").map_or(Some(false), flag).ok_or_else(|| wrong("follow", "true or false"))?;
             let since_ms = value("since").map(|text| since(text).ok_or_else(|| wrong("since", SINCE_EXPECTED)));
             let tail = value("tail").map(|text| text.parse().map_err(|_| wrong("tail", "a number of lines")));
             Ask::Logs { module, since_ms: since_ms.transpose()?, tail: tail.transpose()?, follow }
@@ -243,6 +241,12 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
             Ask::Tap { from: value("from").map(str::to_owned), condition: value("where").map(str::to_owned) }
         }
         Resource::Metrics => Ask::Metrics,
+        Resource::Deployment if request.method == "GET" => Ask::Deployment,
+        Resource::Deployment if request.method == "DELETE" => Ask::Withdraw,
+        Resource::Deployment => {
+            let dry_run = value("dryRun").map_or(Some(false), flag).ok_or_else(|| wrong("dryRun", "true or false"))?;
+            Ask::Deploy { manifest: json_body(request).await?, dry_run }
+        }
         Resource::Trace => {
             let limit = value("limit").map_or(Some(TRACE_LIMIT), |text| text.parse().ok().filter(|n| *n > 0));
             let limit = limit.ok_or_else(|| wrong("limit", "a number of messages, 1 or more"))?;
@@ -251,6 +255,19 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
         }
         Resource::Version | Resource::Messages(..) => unreachable!("answered before"),
     })
+}
+
+fn flag(text: &str) -> Option<bool> {
+    match text {
+        "false" | "0" => Some(false),
+        "true" | "1" | "" => Some(true),
+        _ => None,
+    }
+}
+
+async fn json_body(request: &mut Request) -> Result<Value, Refusal> {
+    let body = whole(&mut request.body).await?;
+    serde_json::from_slice(&body).map_err(|e| Refusal::new(400, format!("not JSON: {e}")))
 }
 
 const SINCE_EXPECTED: &str = "how long ago (\"10min\"), a time (\"2026-11-23T18:00:00Z\"), or milliseconds since 1970";

@@ -1,10 +1,13 @@
 //! What tasks say to each other: closed lists, so that one `match` shows everything that can happen.
 //! Must never hold logic beyond the making of a value.
 
+use std::rc::Rc;
+
 use serde_json::Value;
 use smol::channel::{Receiver, Sender};
 
 use crate::logic::nearest::nearest;
+use crate::model::manifest::Manifest;
 
 /// What an operator asks of the runtime, over the control socket.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +53,15 @@ pub enum Ask {
         id: Option<String>,
         limit: usize,
     },
+    /// The manifest in force.
+    Deployment,
+    /// Takes a manifest: a file of "set modules", or a list of one and its layers. `dry_run` only says what would be done.
+    Deploy {
+        manifest: Value,
+        dry_run: bool,
+    },
+    /// Back to the drop-in folders and the configuration.
+    Withdraw,
     /// Everything that is counted, in the text format of Prometheus.
     Metrics,
     /// A message as if `module` had sent it; answered when the hub has acknowledged it.
@@ -94,6 +106,13 @@ impl Refusal {
         let hint = nearest(name, known).map_or(String::new(), |known| format!(": did you mean {known:?}?"));
         Refusal::new(404, format!("no module {name:?}{hint}"))
     }
+}
+
+/// What the agent would do for a manifest: one JSON object a step.
+#[derive(Debug)]
+pub struct Preview {
+    pub manifest: Rc<Manifest>,
+    pub answer: Sender<Vec<Value>>,
 }
 
 /// One question with the place for its one answer.
