@@ -4,9 +4,9 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use skerry_runtime::app::cli::{self, Command, RouteCommand, Run, Stop, TwinCommand};
+use skerry_runtime::app::cli::{self, Command, IdentityCommand, RouteCommand, Run, Stop, TwinCommand};
 use skerry_runtime::app::config::{self, Surroundings};
-use skerry_runtime::app::verbs::{deploy, finish, live, modules, send, status};
+use skerry_runtime::app::verbs::{deploy, finish, identity, live, modules, send, status};
 use skerry_runtime::app::{check, inspect, route_eval};
 use skerry_runtime::logic::routing;
 
@@ -33,6 +33,10 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Twin(twin) => match &twin.command {
             TwinCommand::Get(args) => finish(modules::twin_get(args), args.json),
             TwinCommand::Set(args) => finish(modules::twin_set(args), args.json),
+        },
+        Command::Identity(identity) => match &identity.command {
+            IdentityCommand::List(args) => finish(identity::list(&args.target()), args.json),
+            IdentityCommand::Remove(args) => finish(identity::remove(args), args.json),
         },
         Command::Method(args) => finish(modules::method(args), args.json),
         Command::Send(args) => finish(send::send(args), args.json),

@@ -33,6 +33,7 @@ pub enum Command {
     Restart(Restart),
     Deploy(Deploy),
     Twin(Twin),
+    Identity(Identity),
     Method(CallMethod),
     Send(Send),
     Tap(Tap),
@@ -43,9 +44,9 @@ pub enum Command {
     Version(Version),
 }
 
-const COMMANDS: [&str; 15] = [
-    "run", "check", "status", "list", "restart", "deploy", "twin", "method", "send", "tap", "trace", "logs", "inspect",
-    "route", "version",
+const COMMANDS: [&str; 16] = [
+    "run", "check", "status", "list", "restart", "deploy", "twin", "identity", "method", "send", "tap", "trace",
+    "logs", "inspect", "route", "version",
 ];
 
 /// run the modules until told to stop
@@ -202,6 +203,18 @@ verb!(
     }
 );
 verb!(
+    /// list the modules' identities in the cloud
+    IdentityList, "list", {}
+);
+verb!(
+    /// remove a module's identity, in the cloud and here
+    IdentityRemove, "remove", {
+        /// module
+        #[argh(positional)]
+        pub module: String,
+    }
+);
+verb!(
     /// call a direct method of a module
     CallMethod, "method", {
         /// module
@@ -294,6 +307,21 @@ pub struct Twin {
 pub enum TwinCommand {
     Get(TwinGet),
     Set(TwinSet),
+}
+
+/// list or remove the modules' identities in the cloud
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "identity")]
+pub struct Identity {
+    #[argh(subcommand)]
+    pub command: IdentityCommand,
+}
+
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand)]
+pub enum IdentityCommand {
+    List(IdentityList),
+    Remove(IdentityRemove),
 }
 
 /// show what a module's file says of itself, without running it

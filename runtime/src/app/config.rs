@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::cloud_settings::{CloudSettings, Source};
 use super::settings::{self, LimitSettings, RouteSettings, Settings};
+use crate::io::machine;
 pub use crate::model::config::*;
 use crate::model::endpoint::PRIORITY_DEFAULT;
 
@@ -54,6 +55,8 @@ pub struct Surroundings {
     pub host_name: String,
     pub folder: PathBuf,
     pub home: Option<PathBuf>,
+    /// Of the machine, where it tells one.
+    pub serial: Option<String>,
     pub xdg_config: Option<PathBuf>,
     pub xdg_state: Option<PathBuf>,
     pub xdg_runtime: Option<PathBuf>,
@@ -68,6 +71,7 @@ impl Surroundings {
             host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             home: folder("HOME"),
+            serial: machine::serial(),
             xdg_config: folder("XDG_CONFIG_HOME"),
             xdg_state: folder("XDG_STATE_HOME"),
             xdg_runtime: folder("XDG_RUNTIME_DIR"),
@@ -171,12 +175,13 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         };
         (name, config)
     });
-    let cloud = cloud_with(typed.cloud, from_file);
+    let cloud = cloud_with(typed.cloud, place, from_file)?;
     let typed_id = flags.device.clone().or(typed.device_id);
     let cloud_id = device_in_cloud(&cloud, typed_id.as_deref())?;
+    let registered = cloud.dps.as_ref().map(|dps| dps.registration_id.clone());
     Ok(Config {
         file: None,
-        device_id: typed_id.or(cloud_id).or(host_name).unwrap_or_else(|| "skerry".to_owned()),
+        device_id: typed_id.or(cloud_id).or(registered).or(host_name).unwrap_or_else(|| "skerry".to_owned()),
         cloud,
         modules: ModulesConfig { folders, autostart: typed.autostart.unwrap_or(true), instances: instances.collect() },
         isolation: IsolationConfig {
@@ -210,14 +215,19 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
     })
 }
 
-fn cloud_with(typed: CloudSettings, from_file: impl Fn(&str) -> PathBuf) -> CloudConfig {
+fn cloud_with(
+    typed: CloudSettings,
+    place: &Surroundings,
+    from_file: impl Fn(&str) -> PathBuf,
+) -> Result<CloudConfig, String> {
     let known = |source: Source| match source {
         Source::Here(credentials) => Some(credentials),
         // `load` has read it; without `load` there is no file.
         Source::File(_) => None,
     };
-    CloudConfig {
+    Ok(CloudConfig {
         device: typed.device.and_then(known),
+        dps: typed.dps.resolve(place)?,
         modules: typed.modules.into_iter().filter_map(|(name, source)| Some((name, known(source)?))).collect(),
         address: typed.address,
         proxy: typed.proxy,
@@ -227,7 +237,7 @@ fn cloud_with(typed: CloudSettings, from_file: impl Fn(&str) -> PathBuf) -> Clou
         token_ttl: typed.token_ttl.unwrap_or(TOKEN_TTL),
         retry_max: typed.retry_max.unwrap_or(RETRY_MAX),
         inline_keys: typed.inline_keys,
-    }
+    })
 }
 
 /// The device's id as the connection strings have it: one and the same in all, and in what else was said.

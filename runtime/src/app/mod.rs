@@ -4,6 +4,7 @@ pub mod check;
 pub mod cli;
 pub mod cloud_settings;
 pub mod config;
+pub mod dps_settings;
 pub mod inspect;
 pub mod logger;
 pub mod route_eval;

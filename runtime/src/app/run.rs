@@ -1,7 +1,7 @@
 //! `skerry run`: every channel and task is made here, and ended here.
 //! Must never decide anything while it runs; nothing else wires anything.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use smol::channel::{Receiver, Sender, bounded};
 
 use super::config::{AtQuota, Config, Quota, TimeToLive};
 use super::{logger, signals};
+use crate::io::assignment;
 use crate::io::clock::{self, Clock, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::images::Images;
@@ -26,17 +27,20 @@ use crate::logic::twin::Twin;
 use crate::logic::wear::Wear;
 use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, REFUSALS_MAX};
 use crate::tasks::agent::Agent;
-use crate::tasks::board::{Board, Order};
+use crate::tasks::board::{Board, Order, Provisioned};
 use crate::tasks::deployment;
 pub(super) use crate::tasks::deployment::configured_routes as route_table;
+use crate::tasks::identities::Wakes;
 use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
 use crate::tasks::world::{PROOFS, World};
-use crate::tasks::{answers, control, identities, wear};
+use crate::tasks::{answers, control, identities, provision, reports, wear};
 
 /// Questions that may wait for their answer.
 const CALLS_MAX: usize = 64;
+/// Identities that may wait to be removed.
+const REMOVALS_MAX: usize = 8;
 /// How long all instances together may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(12);
 
@@ -92,9 +96,10 @@ async fn serve(
     listener: std::os::unix::net::UnixListener,
     mut signals: signals::Signals,
 ) -> Result<(), String> {
-    let Start { config, routes, opened, options, floor, certain, dialler, images } = start;
+    let Start { mut config, routes, opened, options, floor, certain, dialler, images } = start;
     let Opened { mut store, restored, clock: last_clock, report } = opened;
     let board = Board::default();
+    remember_hub(&mut config, &board);
     *board.twins.borrow_mut() = twins(&mut store, &config)?;
     *board.identities.borrow_mut() = documents(&mut store, "identity/")?;
     let proofs = documents(&mut store, PROOFS)?.into_iter();
@@ -107,9 +112,9 @@ async fn serve(
     let hub = Hub::new(&config.device_id, hub_config(&config), routes, restored);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
-    let ((replan, replans), (came, comings), (report, _reports)) = (bounded(1), bounded(1), bounded(1));
+    let ((replan, replans), (came, changed), (removals, removing)) = (bounded(1), bounded(1), bounded(REMOVALS_MAX));
+    let ((report, reports), (previews, previewed)) = (bounded(1), bounded(1));
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
-    let (previews, previewed) = bounded(1);
     log::info!(
         "skerry version={} device={} status=running state={} control={}",
         env!("CARGO_PKG_VERSION"),
@@ -125,6 +130,7 @@ async fn serve(
         crashes: RefCell::new(CrashReports::new(&config.state_folder)),
         config,
         started: hub_port.now().mono,
+        begun: Cell::new(None),
         port: Rc::clone(&hub_port),
         board,
         images,
@@ -136,6 +142,7 @@ async fn serve(
         came,
         previews,
         report,
+        removals,
         replan,
     });
     deployment::restore(&world, deployed.as_ref());
@@ -146,7 +153,8 @@ async fn serve(
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
     executor.spawn(wear::run(Rc::clone(&world))).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans, previewed).run()).detach();
-    executor.spawn(identities::run(Rc::clone(&world), comings)).detach();
+    executor.spawn(reports::run(Rc::clone(&world), reports)).detach();
+    executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, removals: removing })).detach();
     let control = control::serve(Rc::clone(&executor), listener, calls);
     let control = executor.spawn(async move {
         if let Err(error) = control.await {
@@ -160,6 +168,18 @@ async fn serve(
     drop(world);
     let _ = storage.join();
     Ok(())
+}
+
+/// The hub that this device was assigned before: the provisioning service may be away.
+fn remember_hub(config: &mut Config, board: &Board) {
+    let Some(dps) = &config.cloud.dps else { return };
+    let Some(assigned) = assignment::load(&config.state_folder, dps) else { return };
+    let since = assignment::written(&config.state_folder);
+    *board.provisioned.borrow_mut() = Provisioned::assigned(&assigned, since);
+    config.cloud.device = Some(provision::device(dps, &assigned));
+    if config.device_id == dps.registration_id {
+        config.device_id = assigned.device;
+    }
 }
 
 /// The thread that alone touches the store.
@@ -177,7 +197,7 @@ fn start_storage(store: Store, config: &Config, options: Options) -> Result<Stor
 /// The way to the cloud, if any identity has one.
 fn dialler(config: &Config, floor: &Arc<TimeFloor>) -> Result<Option<Rc<Dialler>>, String> {
     let cloud = &config.cloud;
-    if cloud.modules.is_empty() && cloud.device.is_none() {
+    if cloud.is_none() {
         return Ok(None);
     }
     let (address, proxy) = (cloud.address.clone(), cloud.proxy.clone());
@@ -200,10 +220,10 @@ fn warn_at_start(world: &World) {
     if empty {
         board.warn("there are no routes: messages of modules go nowhere; add some to [routes]".to_owned());
     }
-    if upstream && config.cloud.modules.is_empty() && config.cloud.device.is_none() {
+    if upstream && config.cloud.is_none() {
         board.warn(
             "routes lead to $upstream, but there is no cloud: messages wait for it until they expire; give [provisioning] the device's \
-             connection string"
+             connection string, or source = \"dps\""
                 .to_owned(),
         );
     }
@@ -242,10 +262,10 @@ async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
         smol::Timer::after(STOP_WAIT).await;
     };
     smol::future::or(gone, late).await;
+    reports::farewell(world).await;
     // After the instances: their last messages may still get through.
     for uplink in world.board.uplinks.borrow().values() {
-        uplink.ending.set(true);
-        let _ = uplink.wake.try_send(());
+        uplink.end();
     }
     let gone = async {
         while !world.board.uplinks.borrow().is_empty() {

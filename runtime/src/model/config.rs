@@ -39,6 +39,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CloudConfig {
     pub device: Option<Credentials>,
+    /// Who tells the device's hub and id, where they are not configured.
+    pub dps: Option<DpsConfig>,
     /// By instance.
     pub modules: BTreeMap<String, Credentials>,
     /// Dialled in the place of the host name; name check and audience stay those of the host name.
@@ -52,6 +54,23 @@ pub struct CloudConfig {
     pub retry_max: Duration,
     /// Keys stand in the configuration file itself.
     pub inline_keys: bool,
+}
+
+impl CloudConfig {
+    /// Nothing says how to get there.
+    pub fn is_none(&self) -> bool {
+        self.modules.is_empty() && self.device.is_none() && self.dps.is_none()
+    }
+}
+
+/// The provisioning service, and who we are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DpsConfig {
+    pub endpoint: Host,
+    pub id_scope: String,
+    pub registration_id: String,
+    /// The device's own, also where a group's was given; the hub will know it, too.
+    pub key: Secret,
 }
 
 /// Name or address, and port.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use smol::channel::Receiver;
 
 use super::board::{Tap, line_json};
-use super::mailbox::{Answer, Ask, Call, Refusal};
+use super::mailbox::{Answer, Ask, Call, Refusal, Removal};
 use super::storage::Job;
 use super::world::World;
 use super::{methods, metrics, orders, taps, traces, views};
@@ -49,6 +49,14 @@ async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> 
         Ask::Tap { from, condition } => tap(world, from, condition),
         Ask::Trace { source, output, id, limit } => Ok(traces::newest(world, source, output, id, limit)),
         Ask::Metrics => Ok(Answer::Text(metrics::text(world, jobs).await)),
+        Ask::Identities => Ok(Answer::Json(views::identities(world))),
+        Ask::RemoveIdentity { module } => {
+            let (answer, answered) = smol::channel::bounded(1);
+            let busy = |_| Refusal::new(503, "other identities are being removed; try again");
+            world.removals.try_send(Removal { module, answer }).map_err(busy)?;
+            let answered = answered.recv().await.map_err(|_| Refusal::new(503, "the runtime is stopping"))?;
+            answered.map(Answer::Json)
+        }
         Ask::Send { module, output, record } => send(world, &module, &output, &record).await,
     }
 }

@@ -10,6 +10,7 @@ use smol::channel::Sender;
 
 use super::deployment::Deployment;
 use super::system::SeatEnds;
+use crate::io::assignment::Assigned;
 use crate::logic::hub::{LinkIx, Tapped};
 use crate::logic::log_ring::{LogLine, LogRing};
 use crate::logic::proof::{Proof, Version};
@@ -222,6 +223,10 @@ pub struct Uplink {
     pub twin_in_step: Cell<bool>,
     /// Method calls without an answer.
     pub methods: Cell<usize>,
+    /// The hub did not accept its token last time.
+    pub refused: Cell<bool>,
+    /// The hub knows the device, and not this identity or not its key any more.
+    pub revoked: RefCell<Option<String>>,
     pub ending: Cell<bool>,
     /// Messages wait, something was reported, or it is to end.
     pub wake: Sender<()>,
@@ -242,9 +247,41 @@ impl Uplink {
             bytes_out: Cell::new(0),
             twin_in_step: Cell::new(false),
             methods: Cell::new(0),
+            refused: Cell::new(false),
+            revoked: RefCell::default(),
             ending: Cell::new(false),
             wake,
         }
+    }
+
+    /// Hangs up for good; it leaves the board when that is done.
+    pub fn end(&self) {
+        self.ending.set(true);
+        let _ = self.wake.try_send(());
+    }
+}
+
+/// What the provisioning service said.
+#[derive(Clone, Debug, Default)]
+pub struct Provisioned {
+    /// Hub and device id.
+    pub assigned: Option<Assigned>,
+    pub since: Wall,
+    /// Why it is not assigned (again).
+    pub fault: Option<String>,
+}
+
+impl Provisioned {
+    pub fn assigned(assigned: &Assigned, now: Wall) -> Provisioned {
+        Provisioned { assigned: Some(assigned.clone()), since: now, fault: None }
+    }
+
+    /// What was assigned before stays in force.
+    pub fn failed(&mut self, why: &str, now: Wall) {
+        if self.fault.is_none() {
+            self.since = now;
+        }
+        self.fault = Some(why.to_owned());
     }
 }
 
@@ -267,6 +304,7 @@ pub struct Board {
     pub identities: RefCell<BTreeMap<String, Value>>,
     /// Identities of the runtime itself.
     pub seats: RefCell<BTreeMap<String, Rc<SeatEnds>>>,
+    pub provisioned: RefCell<Provisioned>,
     /// By module.
     pub uplinks: RefCell<BTreeMap<String, Rc<Uplink>>>,
     pub taps: RefCell<Vec<Tap>>,

@@ -127,6 +127,8 @@ enum Resource {
     Trace,
     Metrics,
     Deployment,
+    Identities,
+    Identity(String),
 }
 
 impl Resource {
@@ -140,6 +142,8 @@ impl Resource {
             ["metrics"] => Resource::Metrics,
             ["deployment"] => Resource::Deployment,
             ["modules"] => Resource::Modules,
+            ["identities"] => Resource::Identities,
+            ["identities", m] => Resource::Identity((*m).into()),
             ["modules", m] => Resource::Module((*m).into()),
             ["modules", m, "restart"] => Resource::Restart((*m).into()),
             ["modules", m, "twin"] => Resource::Twin((*m).into()),
@@ -155,6 +159,7 @@ impl Resource {
             Resource::Restart(_) | Resource::Method(..) | Resource::Messages(..) => "POST",
             Resource::Twin(_) => "GET, PATCH",
             Resource::Deployment => "GET, POST, DELETE",
+            Resource::Identity(_) => "DELETE",
             _ => "GET",
         }
     }
@@ -247,6 +252,8 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
             let dry_run = value("dryRun").map_or(Some(false), flag).ok_or_else(|| wrong("dryRun", "true or false"))?;
             Ask::Deploy { manifest: json_body(request).await?, dry_run }
         }
+        Resource::Identities => Ask::Identities,
+        Resource::Identity(module) => Ask::RemoveIdentity { module },
         Resource::Trace => {
             let limit = value("limit").map_or(Some(TRACE_LIMIT), |text| text.parse().ok().filter(|n| *n > 0));
             let limit = limit.ok_or_else(|| wrong("limit", "a number of messages, 1 or more"))?;

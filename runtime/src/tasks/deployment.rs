@@ -94,7 +94,7 @@ pub fn restore(world: &World, kept: Option<&Value>) {
     let former_file = kept.and_then(|kept| kept["file"].as_object().cloned());
     let mut before = origin.zip(sections).filter(|(origin, _)| {
         // Without a cloud its manifest is nobody's.
-        *origin != Origin::Cloud || world.config.cloud.device.is_some()
+        *origin != Origin::Cloud || !world.config.cloud.is_none()
     });
     world.board.deployment.borrow_mut().file.clone_from(&former_file);
     let from_cloud = before.as_ref().is_some_and(|(origin, _)| *origin == Origin::Cloud);

@@ -64,6 +64,11 @@ pub enum Ask {
     Withdraw,
     /// Everything that is counted, in the text format of Prometheus.
     Metrics,
+    /// Who the modules are in the hub.
+    Identities,
+    RemoveIdentity {
+        module: String,
+    },
     /// A message as if `module` had sent it; answered when the hub has acknowledged it.
     Send {
         module: String,
@@ -113,6 +118,13 @@ impl Refusal {
 pub struct Preview {
     pub manifest: Rc<Manifest>,
     pub answer: Sender<Vec<Value>>,
+}
+
+/// The identity of this module is to be removed in the hub, and here.
+#[derive(Debug)]
+pub struct Removal {
+    pub module: String,
+    pub answer: Sender<Result<Value, Refusal>>,
 }
 
 /// One question with the place for its one answer.

@@ -2,6 +2,7 @@
 //! and `mailbox`, and not each other (the instance and its link's reader aside, which are two halves of one).
 
 pub mod agent;
+pub mod agent_methods;
 pub mod answers;
 pub mod board;
 pub mod control;
@@ -15,7 +16,11 @@ pub mod methods;
 pub mod metrics;
 pub mod orders;
 pub mod port;
+pub mod provision;
 pub mod reader;
+pub mod registry;
+pub mod removal;
+pub mod reports;
 pub mod senders;
 pub mod storage;
 pub mod system;

@@ -104,6 +104,7 @@ impl Upstream {
         self.world.port.turn(|hub, now| hub.close_link(now, link, None));
         self.world.port.disconnect(link);
         self.world.board.uplinks.borrow_mut().remove(&self.uplink.module);
+        let _ = self.world.came.try_send(());
     }
 
     async fn connect(&mut self) {
@@ -290,9 +291,13 @@ impl Upstream {
         match event {
             Event::Up => self.up(&client),
             Event::Ready => self.twin.handle_ready(now),
-            Event::Down { why, retry_in_ms } => {
+            Event::Down { why, retry_in_ms, refused } => {
                 self.world.port.turn(|hub, _| hub.pause(link));
                 self.twin.handle_lost();
+                self.uplink.refused.set(refused);
+                if refused {
+                    let _ = self.world.came.try_send(());
+                }
                 self.down(&client, why, retry_in_ms);
             }
             Event::Acked { first, count } => {
@@ -321,6 +326,7 @@ impl Upstream {
         self.uplink.since.set(now.wall);
         self.uplink.connects.set(self.uplink.connects.get() + 1);
         *self.uplink.fault.borrow_mut() = None;
+        *self.uplink.revoked.borrow_mut() = None;
         let renewed = self.said.take().is_none() && self.uplink.connects.get() > 1;
         let level = if renewed { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "upstream identity={client} status=connected host={}", self.session.identity().host_name);

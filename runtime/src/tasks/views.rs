@@ -41,7 +41,7 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         StoreState::Broken(reason) => ("broken", Some(reason.clone())),
         StoreState::Full(reason) => ("full", Some(reason.clone())),
     };
-    json!({
+    let mut status = json!({
         "device": world.config.device_id,
         "version": env!("CARGO_PKG_VERSION"),
         "uptimeSeconds": (now.mono.since(world.started)) / 1000,
@@ -63,7 +63,11 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "upstream": upstream(world),
         "rejected": *world.board.rejected.borrow(),
         "warnings": warnings(world, overview.no_route),
-    })
+    });
+    if world.config.cloud.dps.is_some() {
+        status["provisioning"] = provisioning(world);
+    }
+    status
 }
 
 /// What was warned of, and what is so now.
@@ -76,6 +80,7 @@ fn warnings(world: &World, no_route: u64) -> Vec<String> {
     let asked = world.board.asked.borrow();
     warnings
         .extend(asked.iter().filter_map(|(name, asked)| Some(format!("instance {name}: {}", asked.problem.as_ref()?))));
+    warnings.extend(revoked(world));
     if world.port.clock_is_behind() {
         warnings.push("the clock is behind what has certainly passed; time switched off is not counted".to_owned());
     }
@@ -103,6 +108,20 @@ fn without_identity(world: &World) -> Vec<String> {
     waiting.map(text).collect()
 }
 
+/// Messages that wait for an identity to come back which the hub does not know any more.
+fn revoked(world: &World) -> Vec<String> {
+    let uplinks = world.board.uplinks.borrow();
+    let revoked = uplinks.values().filter_map(|uplink| {
+        let why = uplink.revoked.borrow().clone()?;
+        let (module, count) = (&uplink.module, super::removal::waiting(world, &uplink.module));
+        Some(format!(
+            "the identity of {module} is revoked: {why}; {count} messages of it are held until they expire. Restore it in the hub, or let it have \
+             a new one: skerry identity remove {module}"
+        ))
+    });
+    revoked.collect()
+}
+
 /// Every identity's way to the cloud.
 fn upstream(world: &World) -> Vec<Value> {
     let uplinks = world.board.uplinks.borrow();
@@ -116,6 +135,7 @@ fn upstream(world: &World) -> Vec<Value> {
                 "connected": uplink.connected.get(),
                 "since": uplink.since.get().to_rfc3339(),
                 "reason": *uplink.fault.borrow(),
+                "revoked": *uplink.revoked.borrow(),
                 "connects": uplink.connects.get(),
                 "inFlight": uplink.in_flight.get(),
                 "twinInStep": uplink.twin_in_step.get(),
@@ -124,6 +144,59 @@ fn upstream(world: &World) -> Vec<Value> {
             })
         })
         .collect()
+}
+
+/// Every module's identity in the hub, and that of no module; never a key.
+pub fn identities(world: &World) -> Value {
+    let board = &world.board;
+    let (made, uplinks, slots) = (board.identities.borrow(), board.uplinks.borrow(), board.slots.borrow());
+    let configured = &world.config.cloud.modules;
+    let modules: std::collections::BTreeSet<&String> =
+        made.keys().chain(configured.keys()).chain(uplinks.keys()).chain(slots.keys()).collect();
+    let row = |module: &String| {
+        let uplink = uplinks.get(module);
+        let (status, reason) = match uplink {
+            None => ("none", None),
+            Some(uplink) if uplink.connected.get() => ("connected", None),
+            Some(uplink) => match uplink.revoked.borrow().clone() {
+                Some(why) => ("revoked", Some(why)),
+                None => ("disconnected", uplink.fault.borrow().clone()),
+            },
+        };
+        let document = made.get(module);
+        let source = match (configured.contains_key(module), document) {
+            (true, _) => Value::from("configured"),
+            (_, Some(_)) => "registered".into(),
+            (_, None) => Value::Null,
+        };
+        json!({
+            "module": module,
+            "identity": uplink.map(|uplink| uplink.identity.clone()),
+            "host": uplink.map(|uplink| uplink.host.clone()),
+            "source": source,
+            "generationId": document.map(|document| document["generationId"].clone()),
+            "status": status,
+            "reason": reason,
+            "runs": slots.contains_key(module),
+        })
+    };
+    modules.into_iter().map(row).collect()
+}
+
+/// What the provisioning service said; absent where nobody asks it.
+fn provisioning(world: &World) -> Value {
+    let Some(dps) = &world.config.cloud.dps else { return Value::Null };
+    let provisioned = world.board.provisioned.borrow();
+    let assigned = provisioned.assigned.as_ref();
+    json!({
+        "source": "dps",
+        "registration": dps.registration_id,
+        "idScope": dps.id_scope,
+        "host": assigned.map(|assigned| &assigned.hub),
+        "device": assigned.map(|assigned| &assigned.device),
+        "since": (provisioned.since != Default::default()).then(|| provisioned.since.to_rfc3339()),
+        "reason": provisioned.fault,
+    })
 }
 
 /// One line for all instances, with the weakest.

@@ -1,7 +1,7 @@
 //! What every task of the runtime is handed: made once, in the wiring.
 //! Must never hold what only one task needs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,12 +41,16 @@ pub struct World {
     /// Bytes read from a link, before they are taken apart; what is left of a frame moves to the link's own buffer.
     pub scratch: RefCell<Vec<u8>>,
     pub started: crate::model::time::Mono,
+    /// The same on the wall clock, once somebody has asked.
+    pub begun: Cell<Option<Wall>>,
     /// Wakes who sees to identities: an instance came.
     pub came: smol::channel::Sender<()>,
     /// Asks the agent what it would do.
     pub previews: smol::channel::Sender<super::mailbox::Preview>,
     /// Wakes who reports for the agent: something is another than before.
     pub report: smol::channel::Sender<()>,
+    /// To who sees to identities.
+    pub removals: smol::channel::Sender<super::mailbox::Removal>,
     /// Wakes the agent: something ended, or a folder changed.
     pub replan: smol::channel::Sender<()>,
 }

@@ -4,5 +4,6 @@
 mod faults;
 mod identities;
 mod messages;
+mod provisioning;
 mod trust;
 mod twin;

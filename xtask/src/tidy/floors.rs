@@ -18,7 +18,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic/outlook.rs", &["model", "logic::units"]),                // one sentence with sizes and times
     ("logic/registration.rs", &["model"]),
     ("logic/manifest/", &["model", "logic::manifest", "logic::routing", "logic::nearest", "logic::units"]), // judges routes, sizes and times
-    ("logic/message_json.rs", &["model", "logic::nearest"]), // says which key was meant
+    ("logic/provisioning.rs", &["model", "logic::registration"]), // one shape of request for both
+    ("logic/message_json.rs", &["model", "logic::nearest"]),      // says which key was meant
     ("io/", &["model", "io"]),
     ("io/store/", &["model", "io", "logic::block", "logic::hub"]), // carries the block codec and the hub's commits
     ("tasks/", &["model", "logic", "io", "tasks"]),

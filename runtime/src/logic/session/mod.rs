@@ -2,6 +2,7 @@
 //! keep alive, renew, try again. A plain state machine: its shell dials, carries bytes and tells the time.
 //! Must never count a message as delivered that the cloud has not acknowledged.
 
+mod event;
 mod window;
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ use super::mqtt::{self, Packet, Refusal};
 use super::sas;
 use crate::model::identity::Credentials;
 use crate::model::time::{Mono, Wall};
+pub use event::{Action, Event, Loss};
 use window::Window;
 
 /// A connection that held so long ends a row of failures, ms. Two devices with one identity end each other's in less.
@@ -34,61 +36,6 @@ pub struct SessionConfig {
     pub operation_timeout: Duration,
     pub token_ttl: Duration,
     pub retry_max: Duration,
-}
-
-/// What the shell is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Dial,
-    /// Write what is left, then close.
-    HangUp,
-}
-
-/// How a connection, or the attempt at one, ended, as the shell saw it. The text says what and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// There never was one.
-    Unreachable(String),
-    /// The other side, or something on the way, ended it.
-    Ended(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The cloud accepted the identity.
-    Up,
-    /// Subscribed: twin and methods can be used.
-    Ready,
-    /// Not connected any more; `None` where that was planned. The text is for the operator.
-    Down {
-        why: Option<String>,
-        retry_in_ms: u64,
-    },
-    /// The cloud has these.
-    Acked {
-        first: u64,
-        count: u32,
-    },
-    /// This message can't be sent, ever.
-    Rejected {
-        delivery: u64,
-        reason: String,
-    },
-    TwinAnswer {
-        rid: u64,
-        status: u16,
-        version: Option<u64>,
-        body: Vec<u8>,
-    },
-    Desired {
-        version: Option<u64>,
-        body: Vec<u8>,
-    },
-    Method {
-        name: String,
-        rid: String,
-        payload: Vec<u8>,
-    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -381,7 +328,7 @@ impl Session {
         self.pinged = None;
         self.renew_at = Mono::NEVER;
         self.incoming = Vec::new();
-        self.events.push_back(Event::Down { why, retry_in_ms: until.since(now) });
+        self.events.push_back(Event::Down { why, retry_in_ms: until.since(now), refused: failed == Some(true) });
     }
 
     fn check_drained(&mut self, now: Mono) {

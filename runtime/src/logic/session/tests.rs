@@ -79,7 +79,7 @@ fn what_is_not_acknowledged_is_sent_again_in_order_and_marked() {
     assert_eq!(session.poll_event(), Some(Event::Acked { first: 1, count: 1 }));
     session.handle_closed(Mono(3), Loss::Ended("gone".into()));
     session.publish(Mono(4), 5, "t", b"x");
-    assert!(matches!(session.poll_event(), Some(Event::Down { why: Some(_), retry_in_ms: ..=250 })));
+    assert!(matches!(session.poll_event(), Some(Event::Down { why: Some(_), retry_in_ms: ..=250, refused: false })));
     up(&mut session, 1_000);
     session.publish(Mono(1_000), 6, "t", b"x");
     assert_eq!(session.in_flight(), 5);
@@ -169,7 +169,7 @@ fn a_token_is_renewed_when_what_is_on_its_way_has_arrived() {
     assert_eq!(session.take_output(), [0xe0, 0]);
     session.handle_closed(Mono(13), Loss::Ended(String::new()));
     let down = std::iter::from_fn(|| session.poll_event()).last();
-    assert_eq!(down, Some(Event::Down { why: None, retry_in_ms: 0 }));
+    assert_eq!(down, Some(Event::Down { why: None, retry_in_ms: 0, refused: false }));
     session.on_timeout(Mono(13));
     assert_eq!(session.poll_action(), Some(Action::Dial));
 }
@@ -185,7 +185,7 @@ fn who_is_not_accepted_does_not_hurry_and_hears_why() {
         session.handle_open(Mono(0), Wall(0));
         session.handle_bytes(Mono(0), &[0x20, 2, 0, code]);
         assert_eq!(session.poll_action(), Some(Action::HangUp));
-        let Some(Event::Down { why: Some(why), retry_in_ms }) = session.poll_event() else { panic!() };
+        let Some(Event::Down { why: Some(why), retry_in_ms, .. }) = session.poll_event() else { panic!() };
         assert!(why.contains(part), "{why}");
         assert_eq!(retry_in_ms >= 5_000, slow, "{retry_in_ms}");
     }
