@@ -61,9 +61,14 @@ impl Module for Scribe {
         Ok(())
     }
 
-    fn method(&mut self, cx: &Context, name: &str, _: Value) -> Result<Answer> {
-        if name != "where" {
-            return Ok(Answer::unknown(name));
+    fn method(&mut self, cx: &Context, name: &str, payload: Value) -> Result<Answer> {
+        match name {
+            "where" => {}
+            "log" => {
+                log::info!("{}", payload.as_str().unwrap_or_default());
+                return Ok(Value::Null.into());
+            }
+            _ => return Ok(Answer::unknown(name)),
         }
         let folder = std::env::current_dir()?;
         let greeting = std::env::var("GREETING").unwrap_or_default();

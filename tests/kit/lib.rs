@@ -1,6 +1,7 @@
 //! The kit of the tests: a device of one's own with the real program, images made to order, and waiting for what can be
 //! observed. Must never leave a process or a folder behind, and never sleep for a guess.
 
+mod backend;
 mod built;
 mod cloud;
 mod device;
@@ -11,6 +12,7 @@ mod random;
 mod sender;
 mod stream;
 
+pub use backend::Backend;
 pub use built::program;
 pub use cloud::{
     TESTER_ONLINE, TESTER_TO_CLOUD, all_there, cloud, stored, tell, to_cloud, wait_connected, wait_stored,
