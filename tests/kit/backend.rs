@@ -30,15 +30,23 @@ impl Backend {
         backend
     }
 
-    /// Calls a function of the SDK, which has to be content; its answer.
+    /// Calls a function of the SDK: what it saw, `done` with a value or `refused` with a status.
     #[track_caller]
-    pub fn call(&mut self, name: &str, args: &Value) -> Value {
+    pub fn ask(&mut self, name: &str, args: &Value) -> Value {
         self.write(&json!({"do": name, "args": args}));
         let mut line = String::new();
         self.output.read_line(&mut line).expect("an answer");
-        let said: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
-        assert_eq!((&said["saw"], &said["what"]), (&json!("done"), &json!(name)), "{said}");
-        said["value"].clone()
+        let seen: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+        assert_ne!(seen["saw"], "error", "the SDK is not content: {seen}");
+        seen
+    }
+
+    /// The same where nothing is to be refused; its value.
+    #[track_caller]
+    pub fn call(&mut self, name: &str, args: &Value) -> Value {
+        let seen = self.ask(name, args);
+        assert_eq!(seen["saw"], "done", "{seen}");
+        seen["value"].clone()
     }
 
     /// What "set modules" does in the portal.

@@ -153,6 +153,7 @@ impl Host for PumpHost {
         });
         match (kind, std::str::from_utf8(payload.as_slice())) {
             (ask::REPORT, Ok(patch)) => FromHost::Report { rid, patch }.encode(&mut state.out),
+            (ask::CALL, _) if answers::put_call(&mut state.out, rid, payload.as_slice()) => {}
             (ask::SIGN, _) => FromHost::Sign { rid, data: payload.as_slice() }.encode(&mut state.out),
             (ask::STOP | ask::CREDIT, _) => {
                 // Nobody polls them yet, so there is nobody to wake.
@@ -186,7 +187,7 @@ impl Host for PumpHost {
         if first.state != answer::PENDING {
             return first;
         }
-        if space == space::MESSAGE && CALLBACK.get() != Callback::None {
+        if matches!(space, space::MESSAGE | space::CALL) && CALLBACK.get() != Callback::None {
             return answers::state(answer::INSIDE);
         }
         let span = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
@@ -262,7 +263,7 @@ fn put(state: &mut State, output: u16, flags: u32, parents: &[u64], record: &[u8
 fn poll(state: &mut State, space: u8, id: u64, wake: Option<WakeBox>) -> Answer {
     match space {
         space::MESSAGE => state.tickets.poll(id, wake),
-        space::ASK => state.asks.poll(id, wake),
+        space::ASK | space::CALL => state.asks.poll(id, wake),
         _ => answers::state(answer::CLOSED),
     }
 }

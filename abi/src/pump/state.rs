@@ -155,6 +155,10 @@ impl State {
                 let (code, bytes) = if digest.is_empty() { (500, error.as_bytes()) } else { (200, digest) };
                 self.answer(rid, Answer { state: answer::THERE, code, version: 0, bytes: bytes.into() }, effects);
             }
+            ToHost::Called { rid, code, status, payload } => {
+                let version = u64::from(status as u32);
+                self.answer(rid, Answer { state: answer::THERE, code, version, bytes: payload.into() }, effects);
+            }
             ToHost::Method { rid, name, payload, timeout_ms } => self.method(rid, name, payload, timeout_ms),
             ToHost::Ping { n } => FromHost::Pong { n }.encode(&mut self.out),
             ToHost::Stop { .. } => {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::config::{Host, Proxy, instance_name_fault};
 use super::dps_settings::{DpsSettings, Key};
-use super::toml_table::Table;
+use super::toml_table::{Table, whole};
 use crate::io::secret;
-use crate::logic::connection_string;
+use crate::logic::{connection_string, units};
 use crate::model::identity::{Credentials, Secret};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -43,6 +43,7 @@ pub struct CloudSettings {
     pub keep_alive: Option<Duration>,
     pub operation_timeout: Option<Duration>,
     pub token_ttl: Option<Duration>,
+    pub idle_close: Option<Duration>,
     pub retry_max: Option<Duration>,
     /// A connection string stands in the file itself.
     pub inline_keys: bool,
@@ -95,6 +96,8 @@ impl CloudSettings {
         // IoT Hub closes after 1.5 times this, and never waits longer than 1,767 s (spec iot-hub-wire 4).
         self.keep_alive = table.duration("keep_alive", SECOND, Duration::from_secs(1_177));
         self.operation_timeout = table.duration("operation_timeout", SECOND, Duration::from_secs(600));
+        // "never" is what nothing means, too.
+        self.idle_close = idle_close(table);
         self.token_ttl = table.duration("token_ttl", 2 * SECOND, Duration::from_secs(365 * 86_400));
         self.retry_max = table.duration("retry_max", SECOND, Duration::from_secs(3_600));
         let Some(mut modules) = table.table("modules") else { return };
@@ -134,6 +137,21 @@ impl CloudSettings {
         }
         Ok(())
     }
+}
+
+fn idle_close(table: &mut Table<'_, '_>) -> Option<Duration> {
+    let range = Duration::from_secs(10)..=Duration::from_secs(366 * 86_400);
+    let read = table.get("idle_close", |value| {
+        if value.as_str() == Some("never") {
+            return Ok(None);
+        }
+        let typed = value.as_str().and_then(units::duration).or_else(|| whole(value).map(Duration::from_secs));
+        typed
+            .filter(|after| range.contains(after))
+            .map(Some)
+            .ok_or("\"never\", or a duration of 10s or more".to_owned())
+    });
+    read.flatten()
 }
 
 fn source(table: &mut Table<'_, '_>, module: Option<&str>) -> Option<Source> {

@@ -234,6 +234,7 @@ fn cloud_with(
         ca: typed.ca.as_deref().map(from_file),
         keep_alive: typed.keep_alive.unwrap_or(KEEP_ALIVE),
         operation_timeout: typed.operation_timeout.unwrap_or(OPERATION_TIMEOUT),
+        idle_close: typed.idle_close,
         token_ttl: typed.token_ttl.unwrap_or(TOKEN_TTL),
         retry_max: typed.retry_max.unwrap_or(RETRY_MAX),
         inline_keys: typed.inline_keys,

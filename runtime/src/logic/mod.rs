@@ -23,6 +23,7 @@ pub mod report;
 pub mod restart;
 pub mod routing;
 pub mod sas;
+pub mod scope;
 pub mod session;
 pub mod twin;
 pub mod twin_sync;

@@ -51,6 +51,8 @@ pub struct CloudConfig {
     pub keep_alive: Duration,
     pub operation_timeout: Duration,
     pub token_ttl: Duration,
+    /// A connection without use is given up after this; absent: never.
+    pub idle_close: Option<Duration>,
     pub retry_max: Duration,
     /// Keys stand in the configuration file itself.
     pub inline_keys: bool,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use serde_json::{Value, json};
-use smol::channel::Sender;
+use smol::channel::{Receiver, Sender};
 
 use super::deployment::Deployment;
 use super::system::SeatEnds;
@@ -126,6 +126,12 @@ pub struct Slot {
     pub followers: RefCell<Vec<Sender<Value>>>,
     /// Method calls without an answer.
     pub methods: RefCell<HashMap<u64, Sender<MethodAnswer>>>,
+    /// Numbers the calls over all generations: who answers one that was never asked is making it up.
+    pub last_call: Cell<u64>,
+    /// Calls of other modules that it waits for.
+    pub calls: Cell<usize>,
+    /// What it tried that was not its own to do.
+    pub scope_refused: Cell<u64>,
 }
 
 impl Slot {
@@ -163,6 +169,18 @@ impl Slot {
             log: RefCell::new(LogRing::new(LOG_BYTES_MAX)),
             followers: RefCell::default(),
             methods: RefCell::default(),
+            last_call: Cell::new(0),
+            calls: Cell::new(0),
+            scope_refused: Cell::new(0),
+        }
+    }
+
+    /// Counts an attempt at what is another's. One that tries all day does not fill the log.
+    pub fn refuse_scope(&self, what: &str) {
+        let count = self.scope_refused.get() + 1;
+        self.scope_refused.set(count);
+        if count.is_power_of_two() {
+            log::warn!("instance={}/{} scope=refused count={count} what={what:?}", self.name, self.generation.get());
         }
     }
 
@@ -210,6 +228,8 @@ pub struct Uplink {
     pub identity: String,
     pub host: String,
     pub connected: Cell<bool>,
+    /// Not connected, since there is nothing to say.
+    pub resting: Cell<bool>,
     /// When that last changed.
     pub since: Cell<Wall>,
     /// Why it is not connected.
@@ -239,6 +259,7 @@ impl Uplink {
             identity: identity.client_id(),
             host: identity.host_name.clone(),
             connected: Cell::new(false),
+            resting: Cell::new(false),
             since: Cell::new(now),
             fault: RefCell::default(),
             connects: Cell::new(0),
@@ -308,6 +329,8 @@ pub struct Board {
     /// By module.
     pub uplinks: RefCell<BTreeMap<String, Rc<Uplink>>>,
     pub taps: RefCell<Vec<Tap>>,
+    /// Who waits for an instance to run.
+    arrivals: RefCell<Vec<Sender<()>>>,
     warnings: RefCell<VecDeque<String>>,
     /// Files of the drop-in folders that are no images, with the reason.
     pub rejected: RefCell<BTreeMap<String, String>>,
@@ -316,6 +339,21 @@ pub struct Board {
 impl Board {
     pub fn slot(&self, name: &str) -> Option<Rc<Slot>> {
         self.slots.borrow().get(name).cloned()
+    }
+
+    /// Woken when an instance has come to run, whichever; look again then.
+    pub fn next_arrival(&self) -> Receiver<()> {
+        let (come, comes) = smol::channel::bounded(1);
+        let mut arrivals = self.arrivals.borrow_mut();
+        arrivals.retain(|waiting| !waiting.is_closed());
+        arrivals.push(come);
+        comes
+    }
+
+    pub fn arrived(&self) {
+        for waiting in self.arrivals.take() {
+            let _ = waiting.try_send(());
+        }
     }
 
     /// Shown in `status` until the runtime ends, and logged once.

@@ -101,6 +101,7 @@ impl Identities {
     async fn serve(&mut self, wakes: &Wakes, not_before: Mono) {
         loop {
             self.start_ready();
+            self.wake_all();
             self.wanted();
             self.doubtful();
             let now = self.world.port.now().mono;
@@ -127,6 +128,13 @@ impl Identities {
             if let Some(identity) = self.ready.remove(&module) {
                 start_uplink(&self.world, &module, identity);
             }
+        }
+    }
+
+    /// A module that came or went changes whether its connection is kept.
+    fn wake_all(&self) {
+        for uplink in self.world.board.uplinks.borrow().values().filter(|uplink| uplink.resting.get()) {
+            let _ = uplink.wake.try_send(());
         }
     }
 

@@ -209,6 +209,7 @@ impl Life {
                 self.well_at = self.world.window(&self.slot).map(|window| now.mono.after(window));
                 let _ = self.world.replan.try_send(());
                 self.slot.link.set(self.link);
+                self.world.board.arrived();
                 if let Some(link) = self.link {
                     self.world.port.turn(|hub, _| hub.ready(link));
                 }

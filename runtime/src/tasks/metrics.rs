@@ -141,6 +141,11 @@ fn queues(page: &mut Page, overview: &Overview) {
 
 fn modules(page: &mut Page, world: &World, now: Now) {
     let slots: Vec<Rc<Slot>> = world.board.slots.borrow().values().cloned().collect();
+    let help = "Attempts of a module at what is another's: refused.";
+    let mut family = page.family("skerry_scope_refused_total", Kind::Counter, help);
+    for slot in &slots {
+        family.sample(&[("module_name", &slot.name)], slot.scope_refused.get());
+    }
     let mut family =
         page.family("edgeAgent_total_time_running_correctly_seconds", Kind::Gauge, "How long a module has run.");
     for slot in &slots {

@@ -70,5 +70,8 @@ pub fn start_uplink(world: &Rc<World>, module: &str, identity: Credentials) {
     let uplink = Rc::new(Uplink::new(module, &identity, wake, now.wall));
     world.board.uplinks.borrow_mut().insert(module.to_owned(), Rc::clone(&uplink));
     let session = Session::new(identity, config, seed);
+    // That of a module that is gone has perhaps nothing to say, ever.
+    let is_gone = world.idle_of(module).is_some_and(|idle| idle.rest_max.is_none());
+    let session = if is_gone { session.rested() } else { session };
     world.executor.spawn(Upstream::new(world, &uplink, dialler, session, wakes).run()).detach();
 }

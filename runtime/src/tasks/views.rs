@@ -133,6 +133,7 @@ fn upstream(world: &World) -> Vec<Value> {
                 "identity": uplink.identity,
                 "host": uplink.host,
                 "connected": uplink.connected.get(),
+                "idle": uplink.resting.get(),
                 "since": uplink.since.get().to_rfc3339(),
                 "reason": *uplink.fault.borrow(),
                 "revoked": *uplink.revoked.borrow(),
@@ -158,6 +159,7 @@ pub fn identities(world: &World) -> Value {
         let (status, reason) = match uplink {
             None => ("none", None),
             Some(uplink) if uplink.connected.get() => ("connected", None),
+            Some(uplink) if uplink.resting.get() => ("idle", None),
             Some(uplink) => match uplink.revoked.borrow().clone() {
                 Some(why) => ("revoked", Some(why)),
                 None => ("disconnected", uplink.fault.borrow().clone()),
@@ -249,6 +251,7 @@ pub fn module(world: &World, slot: &Slot) -> Value {
         "pid": slot.pid.get(),
         "isolation": *slot.isolation.borrow(),
         "restarts": slot.restarts.get(),
+        "scopeRefused": slot.scope_refused.get(),
         "since": slot.since.get().to_rfc3339(),
         "problem": world.board.asked.borrow().get(&slot.name).and_then(|asked| asked.problem.clone()),
         "lastExit": last_exit.as_ref().map(|e| json!({"at": e.at.to_rfc3339(), "text": e.text, "code": e.code})),

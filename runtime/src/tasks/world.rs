@@ -17,8 +17,10 @@ use crate::io::images::Images;
 use crate::io::process::HostBinary;
 use crate::io::secret::Keys;
 use crate::io::ws::Dialler;
+use crate::logic::session::Idle;
 use crate::logic::wear::Wear;
 use crate::model::config::Config;
+use crate::model::limits::{IDLE_CLOSE_GONE, REST_MAX};
 use crate::model::manifest::{Setup, SetupSpec};
 use crate::model::time::Wall;
 use skerry_abi::wire::frame::ToHost;
@@ -60,6 +62,21 @@ impl World {
         let slots = self.board.slots.borrow();
         let found = slots.get(module).cloned();
         found.ok_or_else(|| Refusal::no_such_module(module, slots.keys().map(String::as_str)))
+    }
+
+    /// When the connection of an identity is given up for want of use. One that somebody listens on stays, unless it was configured
+    /// otherwise: the cloud has desired properties and methods for it. That of a module that is gone has only what waits to be sent.
+    pub fn idle_of(&self, module: &str) -> Option<Idle> {
+        let (board, cloud) = (&self.board, &self.config.cloud);
+        let is_heard = board.slots.borrow().contains_key(module) || cloud.modules.contains_key(module);
+        if board.seats.borrow().contains_key(module) {
+            None
+        } else if is_heard {
+            cloud.idle_close.map(|after| Idle { after, rest_max: Some(REST_MAX) })
+        } else {
+            let after = cloud.idle_close.unwrap_or(IDLE_CLOSE_GONE).min(IDLE_CLOSE_GONE);
+            Some(Idle { after, rest_max: None })
+        }
     }
 
     /// What the cloud says the time is, which is proved by its certificate. True when that was news.

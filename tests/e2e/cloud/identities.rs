@@ -201,3 +201,69 @@ fn a_key_file_that_others_can_read_is_not_used() {
     let line = device.wait_log("can't prove its identity");
     assert!(line.contains("0640") && line.contains("chmod 600"), "{line}");
 }
+
+/// A module that is gone has nothing to hear: its identity connects when messages of it wait, and hangs up after that. With the
+/// setting, so does one that runs.
+#[test]
+fn connections_are_opened_on_need_and_closed_when_idle() {
+    let cloud = cloud();
+    let idle = config(&cloud).replace("retry_max", "idle_close = \"10s\"\nretry_max");
+    let mut device = Device::new(&idle);
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.start();
+    wait_connected(&cloud, ID);
+    let idle = |device: &Device| {
+        skerry_tests::wait_within(std::time::Duration::from_secs(30), || {
+            let uplink = device.uplink("scribe");
+            (uplink["idle"] == true && uplink["reason"].is_null()).then_some(())
+        })
+    };
+    assert!(idle(&device).is_some(), "{}", device.uplink("scribe"));
+    assert!(!cloud.connections()[ID].is_open);
+    device.send("tester", "out", &numbered(1));
+    wait_stored(&cloud, ID, 1);
+    // Something to report is a need, too. The desired change of the meantime comes with it.
+    assert!(idle(&device).is_some());
+    tell(&cloud, Command::Desired { identity: ID.into(), patch: serde_json::json!({"forward": true, "x": 1}) });
+    device.send("tester", "out", &numbered(2));
+    wait_stored(&cloud, ID, 2);
+    wait_for("the desired change", || {
+        let twin = device.skerry(&["twin", "get", "scribe", "--json"]).json();
+        (twin["desired"]["x"] == 1).then_some(())
+    });
+    device.stop();
+    // Gone: what it reported is compared once, and then there is nothing to say.
+    std::fs::remove_file(device.module_file("scribe.so")).unwrap();
+    let before = cloud.connections()[ID].accepted;
+    device.start();
+    wait_for("compared", || (cloud.connections()[ID].accepted == before + 1).then_some(()));
+    assert!(idle(&device).is_some());
+    assert_eq!(cloud.connections()[ID].accepted, before + 1);
+}
+
+/// No network, no cloud, a clock in 1970: everything that was is there again, and goes out when the cloud is back.
+#[test]
+fn a_cold_boot_without_anything_brings_back_everything() {
+    let cloud = cloud();
+    let mut device = device(&cloud);
+    wait_connected(&cloud, ID);
+    tell(&cloud, Command::Desired { identity: ID.into(), patch: serde_json::json!({"forward": true, "kept": "yes"}) });
+    let twin = |device: &Device| device.skerry(&["twin", "get", "scribe", "--json"]).json();
+    wait_for("the desired change", || (twin(&device)["desired"]["kept"] == "yes").then_some(()));
+    tell(&cloud, Command::Cut);
+    wait_for("the connection is gone", || (device.uplink("scribe")["connected"] == false).then_some(()));
+    device.send_all("tester", "out", &(0..30).map(numbered).collect::<Vec<_>>());
+    device.wait_upstream("scribe", "pending", |count| count == 30);
+    let (before, identity) = (twin(&device), listed(&device)["generationId"].clone());
+    device.kill();
+    device.set_clock("1970-01-01 00:00:10");
+    device.start();
+    device.wait_running("scribe");
+    assert_eq!(twin(&device)["desired"], before["desired"]);
+    assert_eq!(listed(&device)["generationId"], identity);
+    device.wait_upstream("scribe", "pending", |count| count == 30);
+    device.send("tester", "out", &numbered(30));
+    device.wait_upstream("scribe", "pending", |count| count == 31);
+    tell(&cloud, Command::Heal);
+    all_there(&cloud, ID, &(0..=30).collect::<Vec<_>>());
+}

@@ -19,6 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic/registration.rs", &["model"]),
     ("logic/manifest/", &["model", "logic::manifest", "logic::routing", "logic::nearest", "logic::units"]), // judges routes, sizes and times
     ("logic/provisioning.rs", &["model", "logic::registration"]), // one shape of request for both
+    ("logic/scope.rs", &["model", "logic::percent"]),             // reads what is percent-encoded
     ("logic/message_json.rs", &["model", "logic::nearest"]),      // says which key was meant
     ("io/", &["model", "io"]),
     ("io/store/", &["model", "io", "logic::block", "logic::hub"]), // carries the block codec and the hub's commits
@@ -31,12 +32,12 @@ const ROOMS: &[(&str, &[&str])] = &[
 const LOOPS: &[&str] = &["agent", "answers", "control", "identities", "instance", "storage", "upstream"];
 /// Who starts or asks whom all the same.
 const LOOPS_KNOWN: &[(&str, &str)] = &[
-    ("agent", "instance"),      // starts one for each instance
-    ("identities", "upstream"), // starts one for each identity
-    ("answers", "storage"),     // passes the question for sizes on
-    ("port", "storage"),        // hands commits over
-    ("metrics", "storage"),     // passes the question for sizes on
-    ("views", "storage"),       // passes the question for sizes on
+    ("agent", "instance"),    // starts one for each instance
+    ("registry", "upstream"), // starts one for each identity
+    ("answers", "storage"),   // passes the question for sizes on
+    ("port", "storage"),      // hands commits over
+    ("metrics", "storage"),   // passes the question for sizes on
+    ("views", "storage"),     // passes the question for sizes on
 ];
 
 /// Words that a room must not hold at all, with the reason.

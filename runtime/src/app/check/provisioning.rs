@@ -1,4 +1,5 @@
-//! Where the device's identity in the cloud comes from, and whether it has one. Must never ask the cloud: the runtime has, or will.
+//! Where the device's identity in the cloud comes from, and whether it has one.
+//! Must never ask the cloud: the runtime has, or will.
 
 use serde_json::Value;
 

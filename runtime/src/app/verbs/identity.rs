@@ -1,4 +1,5 @@
-//! `identity list` and `identity remove`: who the modules are in the cloud. Must never print a key; none comes over the control socket.
+//! `identity list` and `identity remove`: who the modules are in the cloud.
+//! Must never print a key; none comes over the control socket.
 
 use std::io::{self, Write};
 

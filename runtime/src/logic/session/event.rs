@@ -1,4 +1,5 @@
-//! What a session tells its shell and is told by it. Plain values; must never hold a key.
+//! What a session tells its shell and is told by it.
+//! Plain values; must never hold a key.
 
 /// What the shell is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Event {
         /// It answered CONNECT with a refusal of who we are.
         refused: bool,
     },
+    /// Hung up since there was nothing to say; it connects again when there is.
+    Rested,
     /// The cloud has these.
     Acked {
         first: u64,
