@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cloud_settings::{CloudSettings, Source};
-use super::settings::{self, LimitSettings, RouteSettings, Settings};
+use super::settings::{self, LimitSettings, RestartSettings, RouteSettings, Settings};
 use crate::io::machine;
 pub use crate::model::config::*;
 use crate::model::endpoint::PRIORITY_DEFAULT;
@@ -199,13 +199,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
             at_quota: typed.store.at_quota.unwrap_or(AtQuota::Refuse),
             allow_volatile_state: typed.store.allow_volatile_state.unwrap_or(false),
         },
-        restart: RestartConfig {
-            backoff_base: typed.restart.backoff_base.unwrap_or(BACKOFF_BASE),
-            backoff_max: typed.restart.backoff_max.unwrap_or(BACKOFF_MAX),
-            max_restarts: typed.restart.max_restarts.unwrap_or(20),
-            healthy_after: typed.restart.healthy_after.unwrap_or(Duration::from_secs(600)),
-            health_window: typed.restart.health_window.unwrap_or(HEALTH_WINDOW),
-        },
+        restart: restart_with(&typed.restart),
         limits,
         manifest: from_file(typed.manifest.as_deref().unwrap_or("deployment.json")),
         control_socket: pick(&flags.control, &typed.control_socket, place.control_socket()),
@@ -213,6 +207,16 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         log_level: typed.log_level.unwrap_or(log::LevelFilter::Info),
         wait_debugger: flags.wait_debugger.clone(),
     })
+}
+
+fn restart_with(typed: &RestartSettings) -> RestartConfig {
+    RestartConfig {
+        backoff_base: typed.backoff_base.unwrap_or(BACKOFF_BASE),
+        backoff_max: typed.backoff_max.unwrap_or(BACKOFF_MAX),
+        max_restarts: typed.max_restarts.unwrap_or(20),
+        healthy_after: typed.healthy_after.unwrap_or(Duration::from_secs(600)),
+        health_window: typed.health_window.unwrap_or(HEALTH_WINDOW),
+    }
 }
 
 fn cloud_with(

@@ -98,16 +98,8 @@ async fn serve(
 ) -> Result<(), String> {
     let Start { mut config, routes, opened, options, floor, certain, dialler, images } = start;
     let Opened { mut store, restored, clock: last_clock, report } = opened;
-    let board = Board::default();
-    remember_hub(&mut config, &board);
-    *board.twins.borrow_mut() = twins(&mut store, &config)?;
-    *board.identities.borrow_mut() = documents(&mut store, "identity/")?;
-    let proofs = documents(&mut store, PROOFS)?.into_iter();
-    *board.proofs.borrow_mut() = proofs.map(|(name, kept)| (name, Proof::from_json(&kept))).collect();
+    let board = remembered(&mut store, &mut config, report)?;
     let deployed = documents(&mut store, deployment::DOCUMENT)?.remove("");
-    if let Some(report) = report {
-        board.warn(report);
-    }
     let (jobs, dones, storage) = start_storage(store, &config, options)?;
     let hub = Hub::new(&config.device_id, hub_config(&config), routes, restored);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
@@ -115,13 +107,7 @@ async fn serve(
     let ((replan, replans), (came, changed), (removals, removing)) = (bounded(1), bounded(1), bounded(REMOVALS_MAX));
     let ((report, reports), (previews, previewed)) = (bounded(1), bounded(1));
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
-    log::info!(
-        "skerry version={} device={} status=running state={} control={}",
-        env!("CARGO_PKG_VERSION"),
-        config.device_id,
-        config.state_folder.display(),
-        config.control_socket.display()
-    );
+    log_start(&config);
     let control_socket = config.control_socket.clone();
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),
@@ -170,6 +156,18 @@ async fn serve(
     Ok(())
 }
 
+/// What was known before this start, and what the store has to tell.
+fn remembered(store: &mut Store, config: &mut Config, report: Option<String>) -> Result<Board, String> {
+    let board = Board::default();
+    remember_hub(config, &board);
+    *board.twins.borrow_mut() = twins(store, config)?;
+    *board.identities.borrow_mut() = documents(store, "identity/")?;
+    let proofs = documents(store, PROOFS)?.into_iter();
+    *board.proofs.borrow_mut() = proofs.map(|(name, kept)| (name, Proof::from_json(&kept))).collect();
+    report.into_iter().for_each(|report| board.warn(report));
+    Ok(board)
+}
+
 /// The hub that this device was assigned before: the provisioning service may be away.
 fn remember_hub(config: &mut Config, board: &Board) {
     let Some(dps) = &config.cloud.dps else { return };
@@ -203,6 +201,16 @@ fn dialler(config: &Config, floor: &Arc<TimeFloor>) -> Result<Option<Rc<Dialler>
     let (address, proxy) = (cloud.address.clone(), cloud.proxy.clone());
     let dialler = Dialler::new(cloud.ca.as_deref(), address, proxy, cloud.operation_timeout, Arc::clone(floor))?;
     Ok(Some(Rc::new(dialler)))
+}
+
+fn log_start(config: &Config) {
+    log::info!(
+        "skerry version={} device={} status=running state={} control={}",
+        env!("CARGO_PKG_VERSION"),
+        config.device_id,
+        config.state_folder.display(),
+        config.control_socket.display()
+    );
 }
 
 /// What an operator should know before the first message waits in vain.

@@ -73,10 +73,9 @@ pub fn plan<V: PartialEq>(wanted: &BTreeMap<String, Wanted<V>>, present: &BTreeM
             if want.missing {
                 steps.push(Step::Fetch { name: name.clone() });
             }
-            if let Some(step) = one(name, want, now, held) {
-                steps.push(step);
-            }
-            let starts = now.is_none_or(|now| now.starting || now.ending || !now.running);
+            let step = one(name, want, now, held);
+            let starts = step.is_some() || now.is_none_or(|now| now.starting || now.ending || !now.running);
+            steps.extend(step);
             coming |= want.running && starts && (want.version.is_some() || now.is_some());
         }
         held |= coming;
@@ -170,3 +169,7 @@ mod tests {
         assert!(count >= 20, "{count}");
     }
 }
+
+#[cfg(test)]
+#[path = "plan_simulation.rs"]
+mod simulation;
