@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use skerry_runtime::app::cli::{self, Command, DeadCommand, IdentityCommand, RouteCommand, Run, Stop, TwinCommand};
 use skerry_runtime::app::config::{self, Surroundings};
-use skerry_runtime::app::verbs::{dead, finish, identity, live, modules, send, status};
+use skerry_runtime::app::verbs::{dead, deploy, finish, identity, live, modules, send, status};
 use skerry_runtime::app::{check, inspect, route_eval};
 use skerry_runtime::logic::routing;
 
@@ -29,6 +29,7 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Status(args) => finish(status::status(&args.target()), args.json),
         Command::List(args) => finish(status::list(&args.target()), args.json),
         Command::Restart(args) => finish(modules::restart(args), args.json),
+        Command::Deploy(args) => finish(deploy::deploy(args), args.json),
         Command::Twin(twin) => match &twin.command {
             TwinCommand::Get(args) => finish(modules::twin_get(args), args.json),
             TwinCommand::Set(args) => finish(modules::twin_set(args), args.json),

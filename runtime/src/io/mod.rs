@@ -6,6 +6,7 @@ pub mod crash_report;
 pub mod dial;
 pub mod disk;
 pub mod elf;
+pub mod gzip;
 pub mod hosts;
 pub mod http;
 pub mod image;

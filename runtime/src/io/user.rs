@@ -36,15 +36,15 @@ fn find(file: &str, name: &str) -> io::Result<u32> {
     }
 }
 
-/// Lets the command begin as user and group `uid`, with these groups and no other.
-pub fn become_at_start(command: &mut Command, uid: u32, groups: &[u32]) {
+/// Lets the command begin as this user with this group, with these groups beside it and no other.
+pub fn become_at_start(command: &mut Command, uid: u32, gid: u32, groups: &[u32]) {
     let groups = groups.to_vec();
     let done = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: three system calls, no allocation; the list was made before the fork. Groups first: a user has no right to.
     unsafe {
         command.pre_exec(move || {
             done(libc::setgroups(groups.len() as _, groups.as_ptr()))?;
-            done(libc::setgid(uid))?;
+            done(libc::setgid(gid))?;
             done(libc::setuid(uid))
         });
     }

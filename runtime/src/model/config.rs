@@ -26,6 +26,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     pub store: StoreConfig,
     pub restart: RestartConfig,
+    /// The manifest to take at the start when the cloud has none.
+    pub manifest: PathBuf,
     pub state_folder: PathBuf,
     pub control_socket: PathBuf,
     pub log_level: log::LevelFilter,
@@ -220,6 +222,8 @@ pub struct RestartConfig {
     pub backoff_max: Duration,
     pub max_restarts: u32,
     pub healthy_after: Duration,
+    /// How long a new image must run well before it counts as good.
+    pub health_window: Duration,
 }
 
 /// What a device or instance id must be, if `id` is not.

@@ -17,6 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic/twin_sync", &["model", "logic::twin"]),                  // keeps one equal to the cloud's
     ("logic/outlook.rs", &["model", "logic::units"]),                // one sentence with sizes and times
     ("logic/registration.rs", &["model"]),
+    ("logic/manifest/", &["model", "logic::manifest", "logic::routing", "logic::nearest", "logic::units"]), // judges routes, sizes and times
     ("logic/provisioning.rs", &["model", "logic::registration"]), // one shape of request for both
     ("logic/scope.rs", &["model", "logic::percent"]),             // reads what is percent-encoded
     ("logic/message_json.rs", &["model", "logic::nearest"]),      // says which key was meant
