@@ -5,10 +5,6 @@ use std::process::Command;
 
 use crate::{cargo, interrupt};
 
-/// Seeds that a run of all tests takes.
-const SEEDS_OF_TEST: u64 = 1_000;
-const SEEDS_OF_QUICK: u64 = 200;
-
 /// What was typed.
 pub struct Wanted {
     pub seeds: u64,
@@ -20,30 +16,11 @@ pub struct Wanted {
 pub fn run(wanted: &Wanted) -> Result<bool, String> {
     interrupt::catch()?;
     let seed = wanted.seed.unwrap_or_else(of_commit);
-    play("tests::sim::whatever_happens", seed, wanted.seeds)
-}
-
-/// The former failures, the same seed twice, and fresh seeds.
-pub fn test(quick: bool) -> Result<bool, String> {
-    play("tests::sim::", of_commit(), if quick { SEEDS_OF_QUICK } else { SEEDS_OF_TEST })
-}
-
-fn play(tests: &str, seed: u64, seeds: u64) -> Result<bool, String> {
     interrupt::check()?;
     let mut command = cargo::cargo();
-    command.args([
-        "test",
-        "--quiet",
-        "--profile",
-        "sim",
-        "--package",
-        "skerry-runtime",
-        "--lib",
-        "--",
-        "--nocapture",
-        tests,
-    ]);
-    command.env("SKERRY_SEEDS", seeds.to_string()).env("SKERRY_SEED", seed.to_string());
+    command.args(["test", "--quiet", "--package", "skerry-runtime", "--lib", "--", "--nocapture"]);
+    command.arg("tests::sim::whatever_happens");
+    command.env("SKERRY_SEEDS", wanted.seeds.to_string()).env("SKERRY_SEED", seed.to_string());
     let status = command.status().map_err(|e| format!("can't run cargo: {e}"))?;
     Ok(status.success())
 }

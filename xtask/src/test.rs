@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::device::Device;
-use crate::{cargo, debian, demo, interrupt, new, sdk, sim, tidy};
+use crate::{cargo, debian, demo, interrupt, new, sdk, tidy};
 
 /// What was typed.
 pub struct Wanted {
@@ -52,10 +52,6 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
             "skerry-fuzz",
         ])
     });
-    run.stage(
-        "sim",
-        |run| if sim::test(run.wanted.quick)? { Ok(Outcome::Passed) } else { Err("see above".to_owned()) },
-    );
     run.stage("cloud", |run| {
         run.tests(&["--package", "skerry-cloud", "--lib", "--test", "vectors", "--test", "dialogue"])
     });
