@@ -46,24 +46,10 @@ pub enum Command {
     Version(Version),
 }
 
+#[rustfmt::skip]
 const COMMANDS: [&str; 17] = [
-    "run",
-    "check",
-    "status",
-    "list",
-    "restart",
-    "deploy",
-    "twin",
-    "identity",
-    "method",
-    "send",
-    "tap",
-    "trace",
-    "dead-letters",
-    "logs",
-    "inspect",
-    "route",
-    "version",
+    "run", "check", "status", "list", "restart", "deploy", "twin", "identity", "method", "send", "tap", "trace",
+    "dead-letters", "logs", "inspect", "route", "version",
 ];
 
 /// run the modules until told to stop

@@ -11,7 +11,7 @@ use smol::channel::{Receiver, Sender, TrySendError};
 use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Timer};
 
-use super::mailbox::{Answer, Ask, Call, Refusal, letter_id, which};
+use super::mailbox::{Answer, Ask, Call, Refusal, flag, letter_id, which};
 use crate::io::http::{self, Body, BodyFault, Content, Reply, Request};
 use crate::io::peer;
 use crate::logic::message_json::{record_from_line, to_base64};
@@ -281,14 +281,6 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
         }
         Resource::Version | Resource::Messages(..) => unreachable!("answered before"),
     })
-}
-
-fn flag(text: &str) -> Option<bool> {
-    match text {
-        "false" | "0" => Some(false),
-        "true" | "1" | "" => Some(true),
-        _ => None,
-    }
 }
 
 async fn json_body(request: &mut Request) -> Result<Value, Refusal> {

@@ -114,6 +114,15 @@ pub fn which(query: &[(String, String)]) -> Result<Which, Refusal> {
     }
 }
 
+/// What stands for yes and no in a query; a key alone means yes.
+pub fn flag(text: &str) -> Option<bool> {
+    match text {
+        "false" | "0" => Some(false),
+        "true" | "1" | "" => Some(true),
+        _ => None,
+    }
+}
+
 pub fn letter_id(text: &str) -> Result<LetterId, Refusal> {
     let wrong = || Refusal::new(400, format!("{text:?} is no dead letter's id: expected one as \"17-3\""));
     letter_named(text).ok_or_else(wrong)

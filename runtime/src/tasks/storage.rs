@@ -2,13 +2,15 @@
 //! Must never decide what to write.
 
 use std::mem::{Discriminant, discriminant};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use smol::channel::{Receiver, Sender};
 
+use crate::io::clock;
 use crate::io::store::{Letter, OpenError, Opened, Sizes, Store};
 use crate::logic::hub::{Commit, LetterId, LoadRequest, LoadedBlock, Wrote};
 use crate::model::limits::STORE_RETRY;
+use crate::model::time::Mono;
 
 /// What the thread is asked.
 pub enum Job {
@@ -54,10 +56,10 @@ pub fn run<F: FnMut(u64) -> Result<Opened, OpenError>>(
     done: Sender<Done>,
 ) {
     let mut thread = Thread::new(store, reopen, done);
-    let mut since = Instant::now();
+    let mut since = clock::mono();
     while let Some(next) = next(&thread, &jobs, since) {
         if !thread.take(next) {
-            since = Instant::now();
+            since = clock::mono();
         }
     }
     thread.close();
@@ -67,10 +69,10 @@ pub fn run<F: FnMut(u64) -> Result<Opened, OpenError>>(
 fn next<F: FnMut(u64) -> Result<Opened, OpenError>>(
     thread: &Thread<F>,
     jobs: &Receiver<Job>,
-    since: Instant,
+    since: Mono,
 ) -> Option<Next> {
     let Some((wait, then)) = thread.next_timeout() else { return jobs.recv_blocking().ok().map(Next::Job) };
-    let left = wait.saturating_sub(since.elapsed());
+    let left = wait.saturating_sub(Duration::from_millis(clock::mono().since(since)));
     let later = async {
         smol::Timer::after(left).await;
         Some(then)
