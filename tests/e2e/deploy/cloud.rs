@@ -146,7 +146,8 @@ fn methods_of_the_agent_answer_as_in_the_field() {
     device.start();
     let first = device.wait_running("scribe");
     let agent = |backend: &mut Backend, name: &str, payload: Value| backend.method("d1", "$edgeAgent", name, &payload);
-    assert_eq!(agent(&mut backend, "ping", Value::Null), json!({"status": 200, "payload": null}));
+    let answer = agent(&mut backend, "ping", Value::Null);
+    assert_eq!((answer["status"].as_u64(), &answer["payload"]), (Some(200), &Value::Null), "{answer}");
     let answer = agent(&mut backend, "restartModule", json!({"schemaVersion": "1.0", "id": "scribe"}));
     assert_eq!(answer["status"], 200, "{answer}");
     device.wait_after("scribe", first.generation);
