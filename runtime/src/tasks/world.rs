@@ -137,14 +137,7 @@ impl World {
             proofs.entry(slot.name.clone()).or_default().handle_well(&slot.version())
         };
         if news {
-            let image = slot.image.borrow();
-            log::info!(
-                "instance={}/{} proved=true image={}@{}",
-                slot.name,
-                slot.generation.get(),
-                image.name,
-                image.version
-            );
+            slot.log_version("proved");
             self.keep_proof(&slot.name);
             let _ = self.replan.try_send(());
         }

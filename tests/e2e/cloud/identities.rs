@@ -138,6 +138,7 @@ fn identities_are_listed_without_keys_and_removed_with_care() {
     device.stop();
     std::fs::remove_file(device.module_file("scribe.so")).unwrap();
     device.start();
+    assert!(device.running("scribe").is_none());
     tell(&cloud, Command::RestStatus { status: 503, retry_after_s: None, count: None });
     let away = remove(&device);
     assert!(away.code == Some(1) && away.err.contains("nothing was removed"), "{away:?}");
