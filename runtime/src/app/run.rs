@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use smol::LocalExecutor;
+use crate::io::executor::Executor;
 use smol::channel::{Receiver, Sender, bounded};
 
 use super::config::{AtQuota, Config, Quota, TimeToLive};
@@ -74,7 +74,7 @@ pub fn run(config: Config) -> Result<(), String> {
     // The socket comes after the store: who is refused the store must not have taken the socket of who has it.
     let listener = socket::bind(&config.control_socket).map_err(|e| e.to_string())?;
     let images = Images::open(&folder).map_err(|e| format!("image store in {}: {e}", folder.display()))?;
-    let executor = Rc::new(LocalExecutor::new());
+    let executor = Rc::new(Executor::new());
     let start = Start { config, routes, opened, options, floor, certain, dialler, images };
     let result = smol::block_on(executor.run(serve(Rc::clone(&executor), start, listener, signals)));
     log::info!("skerry status=stopped");
@@ -94,7 +94,7 @@ struct Start {
 }
 
 async fn serve(
-    executor: Rc<LocalExecutor<'static>>,
+    executor: Rc<Executor>,
     start: Start,
     listener: std::os::unix::net::UnixListener,
     mut signals: signals::Signals,

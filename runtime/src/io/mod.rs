@@ -6,6 +6,7 @@ pub mod crash_report;
 pub mod dial;
 pub mod disk;
 pub mod elf;
+pub mod executor;
 pub mod gzip;
 pub mod hosts;
 pub mod http;
@@ -13,6 +14,8 @@ pub mod image;
 pub mod images;
 pub mod kernel;
 pub mod machine;
+#[cfg(any(target_env = "musl", test))]
+pub mod memory;
 pub mod order;
 pub mod peer;
 pub mod process;

@@ -67,6 +67,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "runtime/src/io/image.rs",
             "runtime/src/io/images.rs",
             "runtime/src/logic/sas.rs",
+            "xtask/src/package/lone.rs",
             "tests/cloud/",
         ],
     ),
