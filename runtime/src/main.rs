@@ -4,10 +4,10 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use skerry_runtime::app::cli::{self, Command, RouteCommand, Run, Stop, TwinCommand};
+use skerry_runtime::app::cli::{self, Command, KeyCommand, RouteCommand, Run, Stop, TwinCommand};
 use skerry_runtime::app::config::{self, Surroundings};
 use skerry_runtime::app::verbs::{finish, live, modules, send, status};
-use skerry_runtime::app::{check, inspect, route_eval};
+use skerry_runtime::app::{check, cli_signing, inspect, route_eval};
 use skerry_runtime::logic::routing;
 
 fn main() -> ExitCode {
@@ -39,6 +39,11 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::Trace(args) => finish(live::trace(args), args.json),
         Command::Logs(args) => finish(live::logs(args), args.json),
         Command::Inspect(args) => inspect_file(args),
+        Command::Key(key) => match &key.command {
+            KeyCommand::New(args) => finish(cli_signing::key_new(args), false),
+        },
+        Command::Sign(args) => finish(cli_signing::sign(args), false),
+        Command::Verify(args) => finish(cli_signing::verify(args), args.json),
         Command::Route(route) => match &route.command {
             RouteCommand::Eval(args) => evaluate(args),
         },

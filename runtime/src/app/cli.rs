@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use argh::FromArgs;
 
+pub use super::cli_signing::{Key, KeyCommand, Sign, Verify};
 use super::config::Flags;
 use super::verbs::Target;
 use crate::logic::nearest::nearest;
@@ -13,7 +14,7 @@ use crate::logic::nearest::nearest;
 /// skerry runs modules, each in a process of its own, and keeps their messages safe.
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(
-    note = "All but run, check, inspect, route and version ask the running skerry, over its control socket:\n--control PATH, or the environment's SKERRY_CONTROL.",
+    note = "All but run, check, inspect, key, sign, verify, route and version ask the running skerry, over its control socket:\n--control PATH, or the environment's SKERRY_CONTROL.",
     error_code(0, "done"),
     error_code(1, "the request failed"),
     error_code(2, "the command line or the configuration is wrong")
@@ -38,13 +39,16 @@ pub enum Command {
     Trace(Trace),
     Logs(Logs),
     Inspect(Inspect),
+    Key(Key),
+    Sign(Sign),
+    Verify(Verify),
     Route(Route),
     Version(Version),
 }
 
-const COMMANDS: [&str; 14] = [
-    "run", "check", "status", "list", "restart", "twin", "method", "send", "tap", "trace", "logs", "inspect", "route",
-    "version",
+const COMMANDS: [&str; 17] = [
+    "run", "check", "status", "list", "restart", "twin", "method", "send", "tap", "trace", "logs", "inspect", "key",
+    "sign", "verify", "route", "version",
 ];
 
 /// run the modules until told to stop

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cloud_settings::{CloudSettings, Source};
-use super::settings::{self, LimitSettings, RouteSettings, Settings};
+use super::settings::{self, ImageSettings, LimitSettings, RouteSettings, Settings};
 pub use crate::model::config::*;
 use crate::model::endpoint::PRIORITY_DEFAULT;
 
@@ -176,6 +176,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         device_id: typed_id.or(cloud_id).or(host_name).unwrap_or_else(|| "skerry".to_owned()),
         cloud,
         modules: ModulesConfig { folders, autostart: typed.autostart.unwrap_or(true), instances: instances.collect() },
+        images: images_with(typed.images),
         isolation: IsolationConfig {
             // Above what Debian, systemd and common subuid ranges hand out.
             uid_base: typed.uid_base.unwrap_or(2_000_000_000),
@@ -203,6 +204,17 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         log_level: typed.log_level.unwrap_or(log::LevelFilter::Info),
         wait_debugger: flags.wait_debugger.clone(),
     })
+}
+
+fn images_with(typed: ImageSettings) -> ImagesConfig {
+    let trust_keys = typed.trust_keys.unwrap_or_default();
+    // Who names somebody to trust does not want the others.
+    let default = if trust_keys.is_empty() { Signatures::Off } else { Signatures::Require };
+    ImagesConfig {
+        signatures: typed.signatures.unwrap_or(default),
+        trust_keys,
+        allow_rollback: typed.allow_rollback.unwrap_or(false),
+    }
 }
 
 fn cloud_with(typed: CloudSettings, from_file: impl Fn(&str) -> PathBuf) -> CloudConfig {

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod cli;
+pub mod cli_signing;
 pub mod cloud_settings;
 pub mod config;
 pub mod inspect;

@@ -15,6 +15,7 @@ use crate::io::clock::{self, Clock, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::images::Images;
 use crate::io::process::{self, HostBinary};
+use crate::io::proved::Proved;
 use crate::io::secret::Keys;
 use crate::io::store::{Opened, Options, Store};
 use crate::io::ws::Dialler;
@@ -115,6 +116,7 @@ async fn serve(
     let control_socket = config.control_socket.clone();
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),
+        proved: Proved::open(&config.state_folder),
         floor: certain,
         dialler,
         crashes: RefCell::new(CrashReports::new(&config.state_folder)),

@@ -19,6 +19,7 @@ pub mod restart;
 pub mod routing;
 pub mod sas;
 pub mod session;
+pub mod signature;
 pub mod twin;
 pub mod twin_sync;
 pub mod units;

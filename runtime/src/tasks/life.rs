@@ -148,6 +148,7 @@ impl Life {
                     }
                     if let Some(Due::Healthy) = restart.on_timeout(now) {
                         log::info!("instance={}/{} healthy=true", self.slot.name, self.slot.generation.get());
+                        self.world.image_proved(&self.slot.image.borrow());
                     }
                     self.check_hang();
                 }

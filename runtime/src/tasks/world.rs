@@ -14,10 +14,13 @@ use crate::io::clock::{self, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::images::Images;
 use crate::io::process::HostBinary;
+use crate::io::proved::Proved;
 use crate::io::secret::Keys;
 use crate::io::ws::Dialler;
+use crate::logic::version;
 use crate::logic::wear::Wear;
 use crate::model::config::{Config, Limits};
+use crate::model::image::Image;
 use crate::model::time::Wall;
 use skerry_abi::wire::frame::ToHost;
 
@@ -26,6 +29,7 @@ pub struct World {
     pub port: Rc<Port>,
     pub board: Board,
     pub images: Images,
+    pub proved: Proved,
     pub keys: Keys,
     /// The best guess at the time where the clock is behind.
     pub floor: Arc<TimeFloor>,
@@ -73,6 +77,18 @@ impl World {
         self.port.turn(|hub, now| hub.put_document(now, &format!("twin/{module}"), Some(bytes), true));
         if let Some(link) = self.board.slot(module).and_then(|s| s.link.get()) {
             self.port.send(link, &ToHost::Desired { version: twin.desired_version(), desired: &desired });
+        }
+    }
+
+    /// An instance ran long enough on it. Where it is allowed to go back, what proved itself last counts.
+    pub fn image_proved(&self, image: &Image) {
+        let before = self.proved.version(&image.name);
+        let older = before.is_some_and(|before| version::is_newer(&before, &image.version));
+        if older && !self.config.images.allow_rollback {
+            return;
+        }
+        if let Err(error) = self.proved.set(&image.name, &image.version) {
+            log::warn!("image={} version={} is not noted as one that ran well: {error}", image.name, image.version);
         }
     }
 

@@ -17,6 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic/twin_sync", &["model", "logic::twin"]),                  // keeps one equal to the cloud's
     ("logic/outlook.rs", &["model", "logic::units"]),                // one sentence with sizes and times
     ("logic/registration.rs", &["model"]),
+    ("logic/signature.rs", &["model", "logic::version"]), // a version that goes back
     ("logic/message_json.rs", &["model", "logic::nearest"]), // says which key was meant
     ("io/", &["model", "io"]),
     ("io/store/", &["model", "io", "logic::block", "logic::hub"]), // carries the block codec and the hub's commits
@@ -62,7 +63,9 @@ const HOMES: &[(&str, &[&str])] = &[
             "runtime/src/io/secret.rs",
             "runtime/src/io/image.rs",
             "runtime/src/io/images.rs",
+            "runtime/src/io/signing.rs",
             "runtime/src/logic/sas.rs",
+            "runtime/src/logic/signature.rs",
             "tests/cloud/",
         ],
     ),
