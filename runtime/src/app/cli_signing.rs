@@ -1,4 +1,5 @@
-//! The command line of keys and signatures as typed, like `cli`, and what its verbs do: they need no running skerry.
+//! The command line of module files, keys and signatures as typed, like `cli`, and what signing and verifying do: they need no
+//! running skerry.
 //! Must never print a private key.
 
 use std::io::{self, Write};
@@ -12,6 +13,18 @@ use crate::io::{image, secret, signing};
 use crate::logic::signature::{self, KEY_BYTES, SigningKey};
 use crate::model::config::PublicKey;
 use crate::model::image::Image;
+
+/// show what a module's file says of itself, without running it
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "inspect")]
+pub struct Inspect {
+    /// module file
+    #[argh(positional)]
+    pub file: PathBuf,
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+}
 
 /// make keys to sign images with
 #[derive(FromArgs, Debug, PartialEq)]

@@ -14,6 +14,7 @@ use super::config::{
 };
 use super::toml_table::{Faults, Table, parse, whole};
 use crate::logic::{signature, units};
+use crate::model::limits::MEMORY_BYTES;
 
 /// Longest duration of any setting.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
@@ -22,6 +23,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const PRIORITY_MAX: u64 = 9;
 /// Below this a store can't hold its reserve and one block.
 const QUOTA_MIN: u64 = 1 << 20;
+/// A credit below would not let two of the largest messages pass.
+const CREDIT_MIN: u64 = 512 << 10;
+/// More messages than that are not worth a sender's memory.
+const CREDIT_MESSAGES_MAX: u64 = 1 << 20;
 /// Uids above leave room for 65,536 instances below the one that stands for "none".
 const UID_BASE_MAX: u64 = (u32::MAX - 65_536 - 1) as u64;
 
@@ -85,6 +90,9 @@ pub struct StoreSettings {
     pub flush_interval: Option<Duration>,
     pub ttl: Option<TimeToLive>,
     pub memory: Option<u64>,
+    pub credit_messages: Option<u32>,
+    pub credit: Option<u64>,
+    pub max_refusals: Option<u16>,
     pub at_quota: Option<AtQuota>,
     pub allow_volatile_state: Option<bool>,
 }
@@ -258,7 +266,7 @@ fn ttl(table: &mut Table<'_, '_>) -> Option<TimeToLive> {
 }
 
 fn store(table: &mut Table<'_, '_>) -> StoreSettings {
-    StoreSettings {
+    let store = StoreSettings {
         path: path(table, "path"),
         quota: table.get("quota", |value| {
             let bytes = whole(value).or_else(|| units::bytes(value.as_str()?));
@@ -272,9 +280,20 @@ fn store(table: &mut Table<'_, '_>) -> StoreSettings {
         flush_interval: table.duration("flush_interval", Duration::ZERO, Duration::from_secs(3_600)),
         ttl: ttl(table),
         memory: table.bytes("memory", 1 << 20),
+        credit_messages: table.whole("credit_messages", 1..=CREDIT_MESSAGES_MAX).map(|count| count as u32),
+        credit: table.bytes("credit", CREDIT_MIN),
+        max_refusals: table.whole("max_refusals", 1..=u64::from(u16::MAX)).map(|count| count as u16),
         at_quota: table.one_of("at_quota", &[("refuse", AtQuota::Refuse), ("evict", AtQuota::Evict)]),
         allow_volatile_state: table.bool("allow_volatile_state"),
+    };
+    let memory = store.memory.unwrap_or(MEMORY_BYTES);
+    if let Some(credit) = store.credit.filter(|credit| *credit > memory / 2)
+        && let Some(at) = table.place("credit")
+    {
+        let (credit, memory) = (units::show_bytes(credit), units::show_bytes(memory));
+        table.fault(at, "credit", &format!("credit ({credit}) is lent from memory ({memory}): at most half of it"));
     }
+    store
 }
 
 fn restart(table: &mut Table<'_, '_>) -> RestartSettings {

@@ -1,5 +1,6 @@
 //! What does: files, sockets, processes, clocks. Leaves the deciding to `logic`.
 
+pub mod assignment;
 pub mod clock;
 pub mod crash_report;
 pub mod dial;
@@ -9,6 +10,7 @@ pub mod http;
 pub mod image;
 pub mod images;
 pub mod kernel;
+pub mod machine;
 pub mod order;
 pub mod peer;
 pub mod process;

@@ -38,6 +38,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CloudConfig {
     pub device: Option<Credentials>,
+    /// Who tells the device's hub and id, where they are not configured.
+    pub dps: Option<DpsConfig>,
     /// By instance.
     pub modules: BTreeMap<String, Credentials>,
     /// Dialled in the place of the host name; name check and audience stay those of the host name.
@@ -48,9 +50,28 @@ pub struct CloudConfig {
     pub keep_alive: Duration,
     pub operation_timeout: Duration,
     pub token_ttl: Duration,
+    /// A connection without use is given up after this; absent: never.
+    pub idle_close: Option<Duration>,
     pub retry_max: Duration,
     /// Keys stand in the configuration file itself.
     pub inline_keys: bool,
+}
+
+impl CloudConfig {
+    /// Nothing says how to get there.
+    pub fn is_none(&self) -> bool {
+        self.modules.is_empty() && self.device.is_none() && self.dps.is_none()
+    }
+}
+
+/// The provisioning service, and who we are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DpsConfig {
+    pub endpoint: Host,
+    pub id_scope: String,
+    pub registration_id: String,
+    /// The device's own, also where a group's was given; the hub will know it, too.
+    pub key: Secret,
 }
 
 /// Name or address, and port.
@@ -203,6 +224,10 @@ pub struct StoreConfig {
     pub flush_interval: Duration,
     pub ttl: TimeToLive,
     pub memory_bytes_max: u64,
+    /// What one sender may have unacknowledged.
+    pub credit_messages: u32,
+    pub credit_bytes: u64,
+    pub max_refusals: u16,
     pub at_quota: AtQuota,
     pub allow_volatile_state: bool,
 }
