@@ -148,12 +148,7 @@ async fn serve(
     executor.spawn(reap_orphans(Rc::clone(&world))).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
     executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, removals: removing })).detach();
-    let control = control::serve(Rc::clone(&executor), listener, calls);
-    let control = executor.spawn(async move {
-        if let Err(error) = control.await {
-            log::error!("control socket status=ended reason=\"{error}\"");
-        }
-    });
+    let control = start_control(&executor, listener, calls);
     until_asked_to_end(&mut signals).await;
     drop(control);
     let _ = std::fs::remove_file(control_socket);
@@ -161,6 +156,20 @@ async fn serve(
     drop(world);
     let _ = storage.join();
     Ok(())
+}
+
+/// It ends when what is returned is dropped.
+fn start_control(
+    executor: &Rc<LocalExecutor<'static>>,
+    listener: std::os::unix::net::UnixListener,
+    calls: Sender<Call>,
+) -> smol::Task<()> {
+    let control = control::serve(Rc::clone(executor), listener, calls);
+    executor.spawn(async move {
+        if let Err(error) = control.await {
+            log::error!("control socket status=ended reason=\"{error}\"");
+        }
+    })
 }
 
 /// The hub that this device was assigned before: the provisioning service may be away.
