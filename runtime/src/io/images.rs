@@ -2,6 +2,7 @@
 //! file can't crash it. Must never hold half a file under a digest's name, and never remove one that is kept.
 
 use super::image::{self, ImageError};
+use super::signing;
 use crate::model::image::Image;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -51,23 +52,39 @@ impl Images {
         Ok(Images { folder })
     }
 
-    /// Reads, judges and copies the file at `source`, if `admit` lets it in; its error is the reason why not. What is stored
+    /// Reads, judges and copies the file at `source`, with the signatures that `admit` gives; its error is the reason why it is not let in. What is stored
     /// is what was judged: the file is read once.
-    pub fn put(&self, source: &Path, admit: impl FnOnce(&Image) -> Result<(), String>) -> Result<Image, StoreError> {
+    pub fn put(
+        &self,
+        source: &Path,
+        admit: impl FnOnce(&Image) -> Result<Option<String>, String>,
+    ) -> Result<Image, StoreError> {
         let unreadable = |e: io::Error| StoreError::Image(ImageError::Unreadable(e.to_string()));
         self.put_bytes(&image::bytes_of(source).map_err(unreadable)?, admit)
     }
 
-    fn put_bytes(&self, bytes: &[u8], admit: impl FnOnce(&Image) -> Result<(), String>) -> Result<Image, StoreError> {
+    fn put_bytes(
+        &self,
+        bytes: &[u8],
+        admit: impl FnOnce(&Image) -> Result<Option<String>, String>,
+    ) -> Result<Image, StoreError> {
         let image = image::parse(bytes).map_err(StoreError::Image)?;
         image::fits(&image, image::device()).map_err(StoreError::Image)?;
-        admit(&image).map_err(StoreError::NotAdmitted)?;
+        let signatures = admit(&image).map_err(StoreError::NotAdmitted)?;
+        if let Some(signatures) = signatures.filter(|new| self.signatures(&image.digest).as_ref() != Some(new)) {
+            signing::write_signatures(&self.path(&image.digest), &signatures).map_err(StoreError::Store)?;
+        }
         self.write(&image.digest, bytes).map_err(StoreError::Store)?;
         Ok(image)
     }
 
     pub fn path(&self, digest: &str) -> PathBuf {
         self.folder.join(format!("{digest}.so"))
+    }
+
+    /// What came with a stored image. One that can't be read counts as none.
+    pub fn signatures(&self, digest: &str) -> Option<String> {
+        signing::signatures(&self.path(digest)).ok().flatten()
     }
 
     /// Opens a stored image for a module host; the file stays usable when it is collected meanwhile.
@@ -93,6 +110,7 @@ impl Images {
         let unused: Vec<String> = self.digests()?.into_iter().filter(|d| !keep.contains(&d.as_str())).collect();
         for digest in &unused {
             fs::remove_file(self.path(digest))?;
+            let _ = fs::remove_file(signing::signatures_path(&self.path(digest)));
         }
         if !unused.is_empty() {
             File::open(&self.folder)?.sync_all()?;
@@ -128,8 +146,8 @@ mod tests {
     use super::*;
     use crate::io::image::tests::{GOOD, shared};
 
-    fn any(_: &Image) -> Result<(), String> {
-        Ok(())
+    fn any(_: &Image) -> Result<Option<String>, String> {
+        Ok(Some("signed".to_owned()))
     }
 
     #[test]
@@ -154,6 +172,7 @@ mod tests {
         assert_eq!(fs::metadata(&stored).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(images.put(&stored, any).unwrap(), image);
         assert!(matches!(images.put(&dropped, any), Err(StoreError::Image(_))));
+        assert_eq!(images.signatures(&image.digest).as_deref(), Some("signed"));
         assert_eq!(images.digests().unwrap(), vec![image.digest]);
     }
 
@@ -168,9 +187,9 @@ mod tests {
         assert_eq!(fs::read(images.path(&image.digest)).unwrap(), bytes);
         fs::write(state.path().join("images/x.1.part"), "half").unwrap();
         let images = Images::open(state.path()).unwrap();
-        assert_eq!(fs::read_dir(state.path().join("images")).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(state.path().join("images")).unwrap().count(), 2, "image and signatures");
         assert_eq!(images.collect(&[&image.digest]).unwrap(), 0);
         assert_eq!(images.collect(&[]).unwrap(), 1);
-        assert!(images.digests().unwrap().is_empty());
+        assert_eq!(fs::read_dir(state.path().join("images")).unwrap().count(), 0);
     }
 }
