@@ -269,9 +269,9 @@ impl Link {
         }
     }
 
-    /// Writes what somebody may wait for: not what only gathers.
-    pub(super) fn flush_urgent(&self) -> bool {
-        if self.state().only_gathers() { true } else { self.flush(false) }
+    /// There is something to write that somebody may wait for: not only what gathers.
+    pub(super) fn is_urgent(&self) -> bool {
+        !self.state().only_gathers()
     }
 
     /// Waits at the socket, by poll, and reads and applies what comes. The caller has the reader's place.
@@ -286,7 +286,9 @@ impl Link {
         let (readable, rung) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         if rung {
             let _ = rustix::io::read(&self.bell, &mut [0_u8; 8]);
-            self.flush_urgent();
+            if self.is_urgent() {
+                self.flush(false);
+            }
         }
         if readable {
             self.read(reader);

@@ -74,7 +74,7 @@ impl Work {
             if self.link.needs(attention::STOP) {
                 return self.stop();
             }
-            if !self.link.state().only_gathers() {
+            if self.link.is_urgent() {
                 self.flush();
             }
             self.link.busy.store(0, SeqCst);

@@ -27,33 +27,33 @@ verb!(
         pub id: String,
     }
 );
-verb!(
+/// A verb for those that are named, or all of an endpoint, or all there are.
+macro_rules! verb_for_some {
+    ($(#[$doc:meta])* $name:ident, $word:literal) => {
+        verb!(
+            $(#[$doc])*
+            $name, $word, {
+                /// ids
+                #[argh(positional)]
+                pub ids: Vec<String>,
+                /// all of this endpoint
+                #[argh(option, arg_name = "endpoint")]
+                pub endpoint: Option<String>,
+                /// all there are
+                #[argh(switch)]
+                pub all: bool,
+            }
+        );
+    };
+}
+
+verb_for_some!(
     /// put them back into the queues they came from, behind what waits there
-    DeadReplay, "replay", {
-        /// ids
-        #[argh(positional)]
-        pub ids: Vec<String>,
-        /// all of this endpoint
-        #[argh(option, arg_name = "endpoint")]
-        pub endpoint: Option<String>,
-        /// all there are
-        #[argh(switch)]
-        pub all: bool,
-    }
+    DeadReplay, "replay"
 );
-verb!(
+verb_for_some!(
     /// throw them away
-    DeadPurge, "purge", {
-        /// ids
-        #[argh(positional)]
-        pub ids: Vec<String>,
-        /// all of this endpoint
-        #[argh(option, arg_name = "endpoint")]
-        pub endpoint: Option<String>,
-        /// all there are
-        #[argh(switch)]
-        pub all: bool,
-    }
+    DeadPurge, "purge"
 );
 
 /// list, show, replay or purge messages that their endpoint refused too often

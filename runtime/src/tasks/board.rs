@@ -206,6 +206,18 @@ impl Slot {
         Version { digest: self.image.borrow().digest.clone(), setup: (**self.setup.borrow()).clone() }
     }
 
+    /// That this version has reached a stage of its proof.
+    pub fn log_version(&self, stage: &str) {
+        let image = self.image.borrow();
+        log::info!(
+            "instance={}/{} {stage}=true image={}@{}",
+            self.name,
+            self.generation.get(),
+            image.name,
+            image.version
+        );
+    }
+
     pub fn log(&self, line: LogLine) {
         let mut followers = self.followers.borrow_mut();
         if !followers.is_empty() {

@@ -86,12 +86,12 @@ async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, rest
         }
     };
     let end = life.watch(orders, restart).await;
-    let in_progress = life.bury(&end).await;
+    let ending = life.bury(&end).await;
     slot.pid.set(None);
     slot.link.set(None);
     slot.methods.borrow_mut().clear();
     if let Some(link) = life.link {
-        world.port.turn(|hub, now| hub.close_link(now, link, in_progress));
+        world.port.turn(|hub, now| hub.close_link(now, link, ending));
         world.port.disconnect(link);
     }
     end
@@ -106,14 +106,7 @@ async fn on_trial(world: &World, slot: &Slot) -> std::io::Result<()> {
         (proof.handle_start(&slot.version(), now.wall), proof.on_trial())
     };
     if tried {
-        let image = slot.image.borrow();
-        log::info!(
-            "instance={}/{} trial=true image={}@{}",
-            slot.name,
-            slot.generation.get(),
-            image.name,
-            image.version
-        );
+        slot.log_version("trial");
     }
     match start {
         Start::Trial { keep: true } => {

@@ -15,7 +15,7 @@ use super::world::World;
 use crate::io::crash_report::Crash;
 use crate::io::process::{self, Ended, Host};
 use crate::io::status_page::Snapshot;
-use crate::logic::hub::LinkIx;
+use crate::logic::hub::{Ending, LinkIx};
 use crate::logic::log_ring::LogLine;
 use crate::logic::restart::{Due, Restart};
 use crate::model::instance::Exit;
@@ -341,8 +341,8 @@ impl Life {
         }
     }
 
-    /// Reaps the process and keeps what is worth keeping of a crash. Returns the delivery that it died with.
-    pub async fn bury(&mut self, end: &End) -> Option<u64> {
+    /// Reaps the process and keeps what is worth keeping of a crash.
+    pub async fn bury(&mut self, end: &End) -> Ending {
         let page = self.host.status.read().unwrap_or_default();
         let _ = self.host.try_wait();
         // Last answers that are still in the socket count.
@@ -360,9 +360,14 @@ impl Life {
             smol::future::or(drained, late).await;
         }
         self.tasks.clear();
-        let End::Exited(exit) = end else { return None };
+        let End::Exited(exit) = end else { return Ending::Quietly };
         self.report(exit, &page).await;
-        (page.delivery != 0).then_some(page.delivery)
+        match page.delivery {
+            // The callback may be over by the time that the rubbish which it wrote is read.
+            0 if matches!(exit, Exit::LinkRubbish(_)) => Ending::Somewhere,
+            0 => Ending::Quietly,
+            delivery => Ending::During(delivery),
+        }
     }
 
     /// Written by another thread: a disk may take its time, and everybody's messages pass through this one.

@@ -1,5 +1,5 @@
 //! Tells the hub which modules there should be, so that what waits for one that was removed does not wait for ever.
-//! Must never call a module removed that is only down: it stands on the board or in the configuration.
+//! Must never call a module removed that is only down: it stands on the board, in the manifest or in the configuration.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -21,7 +21,9 @@ pub async fn run(world: Rc<World>) {
 fn look(world: &World) {
     let slots = world.board.slots.borrow();
     let configured = world.config.modules.instances.keys();
-    let there: BTreeSet<String> = slots.keys().chain(configured).cloned().collect();
+    let deployment = world.board.deployment.borrow();
+    let asked = deployment.manifest().into_iter().flat_map(|manifest| manifest.modules.keys());
+    let there: BTreeSet<String> = slots.keys().chain(configured).chain(asked).cloned().collect();
     // Every module that ran has a twin, and one that had an identity still has what is known of it.
     let (twins, identities) = (world.board.twins.borrow(), world.board.identities.borrow());
     let generation = |module: &str| identities.get(module)?["generationId"].as_str().map(str::to_owned);

@@ -75,8 +75,10 @@ pub async fn farewell(world: &Rc<World>) {
     if !put(world, AGENT, section) {
         return;
     }
+    let uplink = world.board.uplinks.borrow().get(AGENT).cloned();
+    // Until its connection has looked, the word is the one before this change.
+    uplink.iter().for_each(|uplink| uplink.twin_in_step.set(false));
     let told = async {
-        let uplink = world.board.uplinks.borrow().get(AGENT).cloned();
         while uplink.as_ref().is_some_and(|uplink| uplink.connected.get() && !uplink.twin_in_step.get()) {
             smol::Timer::after(Duration::from_millis(5)).await;
         }

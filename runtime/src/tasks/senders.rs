@@ -9,7 +9,7 @@ use smol::channel::Receiver;
 
 use super::mailbox::Refusal;
 use super::port::{Port, Wire};
-use crate::logic::hub::{LinkIx, Sent};
+use crate::logic::hub::{Ending, LinkIx, Sent};
 use skerry_abi::wire::frame::{Outcome, Parents};
 
 /// Outputs that are sent from by hand; beyond it the links of all that wait for nothing are closed.
@@ -61,7 +61,7 @@ impl Senders {
             let busy = matches!(&*sender.wire, Wire::Local(waiting) if !waiting.borrow().is_empty());
             if !busy {
                 port.disconnect(sender.link);
-                port.turn(|hub, now| hub.close_link(now, sender.link, None));
+                port.turn(|hub, now| hub.close_link(now, sender.link, Ending::Quietly));
             }
             busy
         });

@@ -16,7 +16,7 @@ use super::world::World;
 use crate::io::dial::within;
 use crate::io::ws::{self, Connection, Dialler};
 use crate::logic::dialect;
-use crate::logic::hub::LinkIx;
+use crate::logic::hub::{Ending, LinkIx};
 use crate::logic::session::{Action, Event, Loss, Session};
 use crate::logic::twin_sync::{Request, TwinSync};
 use crate::model::limits::{METHOD_BYTES_MAX, METHODS_MAX};
@@ -107,7 +107,7 @@ impl Upstream {
             }
         }
         let link = self.link;
-        self.world.port.turn(|hub, now| hub.close_link(now, link, None));
+        self.world.port.turn(|hub, now| hub.close_link(now, link, Ending::Quietly));
         self.world.port.disconnect(link);
         self.world.board.uplinks.borrow_mut().remove(&self.uplink.module);
         let _ = self.world.came.try_send(());

@@ -154,14 +154,7 @@ impl World {
         };
         self.image_proved(&slot.image.borrow());
         if news {
-            let image = slot.image.borrow();
-            log::info!(
-                "instance={}/{} proved=true image={}@{}",
-                slot.name,
-                slot.generation.get(),
-                image.name,
-                image.version
-            );
+            slot.log_version("proved");
             self.keep_proof(&slot.name);
             let _ = self.replan.try_send(());
         }

@@ -136,7 +136,7 @@ fn kills_at_any_moment_of_an_update() {
     let faulty = [Image::scribe_failing("start"), Image::scribe_failing("hang"), Image::of("scribe")];
     for round in 0..rounds(50, 6) {
         let image = &faulty[round as usize % faulty.len()];
-        let version = format!("0.8.{}", round % 10);
+        let version = format!("0.{}.{}", 3 + round / 10, round % 10);
         device.send_all("tester", "out", &(sent..sent + 20).map(numbered).collect::<Vec<_>>());
         sent += 20;
         device.drop_in("scribe.so", &image.clone().with_version(&version));

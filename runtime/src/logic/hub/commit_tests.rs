@@ -50,7 +50,7 @@ fn trigger_credit_a_sender_without_any_waits_for_an_endpoint_that_is_away_or_sil
     play.ms += 1;
     assert!(play.commit().is_some(), "silent for 20 ms");
     let now = play.now();
-    play.hub.close_link(now, b, None);
+    play.hub.close_link(now, b, Ending::Quietly);
     play.send(a, 2, "y");
     assert!(play.commit().is_some(), "nobody is there: at once");
 }
@@ -177,7 +177,7 @@ fn a_sender_that_crashes_and_comes_back_gains_no_credit() {
         let left = if generation == 0 { 10 } else { 0 };
         (1..=left).for_each(|ticket| play.send(a, ticket, "x"));
         let now = play.now();
-        play.hub.close_link(now, a, None);
+        play.hub.close_link(now, a, Ending::Quietly);
     }
     assert_eq!(play.hub.overview().messages, 10, "one window, however often it came back");
     play.ms += 1_000;

@@ -28,7 +28,7 @@ fn play() -> Play {
     assert_eq!(play.commit().unwrap().dead.len(), 1);
     assert_eq!(play.see(a), [Seen::Ack { first: 1, count: 1, outcome: Outcome::DeadLettered }]);
     let now = play.now();
-    play.hub.close_link(now, b, None);
+    play.hub.close_link(now, b, Ending::Quietly);
     play
 }
 

@@ -30,6 +30,18 @@ impl fmt::Display for Fault {
     }
 }
 
+/// How a link came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// By nobody's fault.
+    Quietly,
+    /// Its module died while it handled this delivery.
+    During(u64),
+    /// Its module died, and nobody saw with which. A delivery that was the only one has to answer for it; several are
+    /// given again one at a time.
+    Somewhere,
+}
+
 impl Hub {
     /// The instance has started: its queues are delivered to it.
     pub fn ready(&mut self, ix: LinkIx) {
@@ -68,8 +80,8 @@ impl Hub {
         self.dirty_since.get_or_insert(now.mono);
     }
 
-    /// The link is gone. What it had goes back to its queues; `in_progress` is the message it died with, if it died.
-    pub fn close_link(&mut self, now: Now, ix: LinkIx, in_progress: Option<u64>) {
+    /// The link is gone. What it had goes back to its queues, and what it died with counts as refused.
+    pub fn close_link(&mut self, now: Now, ix: LinkIx, ending: Ending) {
         let Some(link) = self.link_mut(ix) else { return };
         link.closed = true;
         link.ready = false;
@@ -81,9 +93,14 @@ impl Hub {
                 matches!(link.flights[at].state, FlightState::Open | FlightState::Deferred)
             })
             .collect();
+        let in_progress = match (ending, &open[..]) {
+            (Ending::During(id), _) => Some(id),
+            (Ending::Somewhere, [id]) => Some(*id),
+            _ => None,
+        };
         for queue in queues {
             self.queues[queue as usize].consumer = None;
-            self.queues[queue as usize].careful |= in_progress.is_some();
+            self.queues[queue as usize].careful |= ending != Ending::Quietly;
         }
         for id in open {
             if in_progress == Some(id) {

@@ -51,7 +51,7 @@ pub use commit::{
     QueueRow, Restored, RowWrite, Settled, Wrote,
 };
 pub use dead::Answered;
-pub use deliver::Fault;
+pub use deliver::{Ending, Fault};
 pub use ledger::Ledger;
 pub use publish::Sent;
 pub use removed::REMOVED_DOCUMENTS;

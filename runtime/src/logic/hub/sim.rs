@@ -215,7 +215,7 @@ impl Simulated {
         let Some(link) = self.modules[module].link.take() else { return };
         let in_progress = self.modules[module].inbox.first().map(|(id, _, _)| *id);
         let now = self.now();
-        self.hub.close_link(now, link, in_progress);
+        self.hub.close_link(now, link, in_progress.map_or(Ending::Quietly, Ending::During));
         // Nobody knows what became of what it had sent; a real sender sends it again. Here it counts as not taken.
         if module == 0 {
             self.refused.extend(self.modules[0].tickets.values());

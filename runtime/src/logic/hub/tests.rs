@@ -186,17 +186,28 @@ fn a_refused_message_comes_again_before_the_later_ones() {
 
 #[test]
 fn a_message_that_kills_goes_to_the_dead_letters() {
+    kills(Ending::During(1), 5);
+}
+
+/// The first death has two suspects, and none is blamed; from then on there is one.
+#[test]
+fn a_message_that_kills_unseen_goes_to_the_dead_letters() {
+    kills(Ending::Somewhere, 6);
+}
+
+#[track_caller]
+fn kills(ending: Ending, deaths: u16) {
     let mut play = Play::new(Restored::default());
     let a = play.open("a");
     play.send(a, 1, "poison");
     play.send(a, 2, "fine");
-    for death in 1..=5 {
+    for death in 1..=deaths {
         let b = play.open("b");
         let seen = play.see(b);
-        assert_eq!(seen[0], got(1, "poison", death - 1), "{seen:?}");
+        assert_eq!(seen[0], got(1, "poison", (death + 4).saturating_sub(deaths)), "{seen:?}");
         assert_eq!(seen.len(), if death == 1 { 2 } else { 1 }, "one at a time after a death");
         let now = play.now();
-        play.hub.close_link(now, b, Some(1));
+        play.hub.close_link(now, b, ending);
         play.ms += 40_000;
         play.commit();
     }
@@ -242,7 +253,7 @@ fn a_backlog_is_read_back_in_order_and_expires() {
     play.see(a);
     play.send(a, ticket + 1, "old");
     let now = play.now();
-    play.hub.close_link(now, b, None);
+    play.hub.close_link(now, b, Ending::Quietly);
     play.ms += 7_200_001;
     play.hub.on_timeout(play.now());
     assert_eq!(play.see(a), [Seen::Ack { first: 601, count: 1, outcome: Outcome::Expired }]);
@@ -291,7 +302,7 @@ fn a_blocked_sender_is_helped_by_the_disk_at_once_when_nobody_is_there() {
     play.ms += STALL;
     assert!(play.commit().is_some());
     let now = play.now();
-    play.hub.close_link(now, b, None);
+    play.hub.close_link(now, b, Ending::Quietly);
     play.send(a, 3, "x");
     assert!(play.commit().is_none());
     play.send(a, 4, "y");

@@ -89,7 +89,7 @@ fn at_a_stop_everything_is_the_hubs_again() {
     play.see(cloud);
     play.hub.pause(cloud);
     let now = play.now();
-    play.hub.close_link(now, cloud, None);
+    play.hub.close_link(now, cloud, Ending::Quietly);
     let commit = play.hub.final_commit(now).unwrap();
     assert_eq!(commit.rows.iter().map(|row| (row.total, row.settled)).collect::<Vec<_>>(), [(3, 0)]);
 }

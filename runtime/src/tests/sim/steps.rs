@@ -6,7 +6,7 @@ use super::part::{Got, Kind};
 use super::ways;
 use super::world::{A, World};
 use crate::io::store::tests::disk::Trouble;
-use crate::logic::hub::{Commit, Wrote};
+use crate::logic::hub::{Commit, Ending, Wrote};
 use crate::tasks::storage::{Done, Job};
 use skerry_abi::wire::frame::{Completion, FromHost};
 
@@ -309,7 +309,7 @@ impl World {
         }
         unanswered.into_iter().for_each(|uid| self.oracle.sender_gone(uid));
         self.parts[at].reset();
-        self.turn(|hub, now| hub.close_link(now, link, in_progress));
+        self.turn(|hub, now| hub.close_link(now, link, in_progress.map_or(Ending::Quietly, Ending::During)));
     }
 
     pub fn revive(&mut self) {
