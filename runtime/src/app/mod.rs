@@ -6,6 +6,7 @@ pub mod cloud_settings;
 pub mod config;
 pub mod inspect;
 pub mod logger;
+pub mod pull_settings;
 pub mod route_eval;
 pub mod run;
 pub mod settings;

@@ -29,6 +29,7 @@ use crate::tasks::agent::Agent;
 use crate::tasks::board::{Board, Order};
 use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
+use crate::tasks::pulls::Pulls;
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
 use crate::tasks::world::World;
 use crate::tasks::{answers, control, identities, wear};
@@ -64,7 +65,8 @@ pub fn run(config: Config) -> Result<(), String> {
     let opened = Store::open(&config.store.path, &options).map_err(|e| e.to_string())?;
     // The socket comes after the store: who is refused the store must not have taken the socket of who has it.
     let listener = socket::bind(&config.control_socket).map_err(|e| e.to_string())?;
-    let images = Images::open(&folder).map_err(|e| format!("image store in {}: {e}", folder.display()))?;
+    let images = Images::open(&folder, config.pulls.limit_bytes)
+        .map_err(|e| format!("image store in {}: {e}", folder.display()))?;
     let executor = Rc::new(LocalExecutor::new());
     let start = Start { config, routes, opened, options, floor, certain, dialler, images };
     let result = smol::block_on(executor.run(serve(Rc::clone(&executor), start, listener, signals)));
@@ -113,6 +115,7 @@ async fn serve(
         config.control_socket.display()
     );
     let control_socket = config.control_socket.clone();
+    let pulls = Pulls::new(images.clone(), config.pulls.clone(), config.cloud.proxy.clone(), Arc::clone(&certain));
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),
         floor: certain,
@@ -123,6 +126,7 @@ async fn serve(
         port: Rc::clone(&hub_port),
         board,
         images,
+        pulls,
         host: HostBinary::Own,
         senders: RefCell::default(),
         wear: RefCell::new(Wear::new(hub_port.now().mono, hub_port.now().wall)),

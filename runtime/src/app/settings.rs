@@ -10,6 +10,7 @@ use toml::de::DeValue;
 
 use super::cloud_settings::CloudSettings;
 use super::config::{AtQuota, ImageRef, Quota, RouteCheck, TimeToLive, id_fault, instance_name_fault};
+use super::pull_settings::PullSettings;
 use super::toml_table::{Faults, Table, parse, whole};
 use crate::logic::units;
 
@@ -27,6 +28,7 @@ const UID_BASE_MAX: u64 = (u32::MAX - 65_536 - 1) as u64;
 pub struct Settings {
     pub device_id: Option<String>,
     pub cloud: CloudSettings,
+    pub pulls: PullSettings,
     pub module_folders: Option<Vec<String>>,
     pub autostart: Option<bool>,
     pub instances: BTreeMap<String, InstanceSettings>,
@@ -101,6 +103,7 @@ pub fn read(file: &str, source: &str, check_route: RouteCheck) -> Result<Setting
     });
     section(&mut root, "provisioning", |table| settings.cloud.read_provisioning(table));
     section(&mut root, "upstream", |table| settings.cloud.read_upstream(table));
+    section(&mut root, "images", |table| settings.pulls.read(table));
     section(&mut root, "modules", |table| modules(&mut settings, table));
     section(&mut root, "limits", |table| settings.limits = limits(table));
     section(&mut root, "isolation", |table| {

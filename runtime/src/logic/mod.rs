@@ -11,6 +11,7 @@ pub mod message_json;
 pub mod metrics;
 pub mod mqtt;
 pub mod nearest;
+pub mod oci;
 pub mod outlook;
 pub mod percent;
 pub mod plan;

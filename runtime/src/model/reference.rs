@@ -239,7 +239,7 @@ pub fn host(authority: &str) -> Option<Host> {
     let good = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
     if let Some(inner) = authority.strip_prefix('[') {
         let (name, port) = inner.split_once(']')?;
-        name.parse::<std::net::Ipv6Addr>().ok()?;
+        name.parse::<core::net::Ipv6Addr>().ok()?;
         let port = if port.is_empty() { 0 } else { port.strip_prefix(':')?.parse().ok()? };
         return Some(Host { name: name.to_owned(), port });
     }
@@ -254,7 +254,7 @@ pub fn host(authority: &str) -> Option<Host> {
 
 /// Whether that is this device itself.
 pub fn is_loopback(name: &str) -> bool {
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    name == "localhost" || name.parse::<core::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// SHA-256 in hexadecimal digits.

@@ -12,6 +12,7 @@ pub mod mailbox;
 pub mod methods;
 pub mod metrics;
 pub mod port;
+pub mod pulls;
 pub mod reader;
 pub mod senders;
 pub mod storage;

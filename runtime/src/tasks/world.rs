@@ -26,6 +26,7 @@ pub struct World {
     pub port: Rc<Port>,
     pub board: Board,
     pub images: Images,
+    pub pulls: super::pulls::Pulls,
     pub keys: Keys,
     /// The best guess at the time where the clock is behind.
     pub floor: Arc<TimeFloor>,
