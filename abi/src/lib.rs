@@ -14,6 +14,8 @@
 #![warn(missing_docs)]
 
 #[cfg(feature = "sdk")]
+mod call;
+#[cfg(feature = "sdk")]
 mod context;
 #[cfg(feature = "sdk")]
 mod deferred;
@@ -50,6 +52,7 @@ pub mod wire;
 
 #[cfg(feature = "sdk")]
 pub use {
+    call::{Call, CallError, METHOD_BYTES_MAX},
     context::{Context, Durability, HANDLES_MAX, Identity},
     deferred::Deferred,
     error::{AnswerError, Error, Result, SendError},

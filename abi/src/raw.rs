@@ -197,6 +197,10 @@ pub mod ask {
     pub const STOP: u8 = 3;
     /// Answered, with status 200, when there is credit for a message, or at the stop. The payload is empty.
     pub const CREDIT: u8 = 4;
+    /// Calls a method of another module: the payload is a `wire::frame::FromHost::Call` whose `rid` does not count. Answer: 200, the
+    /// module's own status as the version (`i32` as `u32`) and its payload; or another status and the reason. A host that is older
+    /// than this question answers 501, as it does to all that it does not know.
+    pub const CALL: u8 = 5;
 }
 
 /// Where the ids of `poll`, `wait` and `forget` come from.
@@ -205,6 +209,8 @@ pub mod space {
     pub const MESSAGE: u8 = 0;
     /// Ids of `ask`.
     pub const ASK: u8 = 1;
+    /// Ids of `ask`, for answers that may take long: waiting for one inside a callback is not allowed.
+    pub const CALL: u8 = 2;
 }
 
 /// States of an `Answer`.

@@ -141,7 +141,7 @@ impl Pending {
         answer
     }
 
-    fn poll(&mut self, waker: &Waker) -> Poll<Answer> {
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Poll<Answer> {
         let host = self.context.host();
         let mut answer = host.poll(self.space, self.id, RNone);
         if answer.state == answer::PENDING {

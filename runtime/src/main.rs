@@ -4,10 +4,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use skerry_runtime::app::cli::{self, Command, RouteCommand, Run, Stop, TwinCommand};
+use skerry_runtime::app::cli::{
+    self, Command, DeadCommand, IdentityCommand, KeyCommand, RouteCommand, Run, Stop, TwinCommand,
+};
 use skerry_runtime::app::config::{self, Surroundings};
-use skerry_runtime::app::verbs::{finish, live, modules, send, status};
-use skerry_runtime::app::{check, inspect, route_eval};
+use skerry_runtime::app::verbs::{dead, finish, identity, live, modules, send, status};
+use skerry_runtime::app::{check, cli_signing, inspect, route_eval};
 use skerry_runtime::logic::routing;
 
 fn main() -> ExitCode {
@@ -33,12 +35,27 @@ fn dispatch(command: &Command) -> ExitCode {
             TwinCommand::Get(args) => finish(modules::twin_get(args), args.json),
             TwinCommand::Set(args) => finish(modules::twin_set(args), args.json),
         },
+        Command::Identity(identity) => match &identity.command {
+            IdentityCommand::List(args) => finish(identity::list(&args.target()), args.json),
+            IdentityCommand::Remove(args) => finish(identity::remove(args), args.json),
+        },
         Command::Method(args) => finish(modules::method(args), args.json),
         Command::Send(args) => finish(send::send(args), args.json),
         Command::Tap(args) => finish(live::tap(args), args.json),
         Command::Trace(args) => finish(live::trace(args), args.json),
+        Command::DeadLetters(dead_letters) => match &dead_letters.command {
+            DeadCommand::List(args) => finish(dead::list(args), args.json),
+            DeadCommand::Show(args) => finish(dead::show(args), args.json),
+            DeadCommand::Replay(args) => finish(dead::replay(args), args.json),
+            DeadCommand::Purge(args) => finish(dead::purge(args), args.json),
+        },
         Command::Logs(args) => finish(live::logs(args), args.json),
         Command::Inspect(args) => inspect_file(args),
+        Command::Key(key) => match &key.command {
+            KeyCommand::New(args) => finish(cli_signing::key_new(args), false),
+        },
+        Command::Sign(args) => finish(cli_signing::sign(args), false),
+        Command::Verify(args) => finish(cli_signing::verify(args), args.json),
         Command::Route(route) => match &route.command {
             RouteCommand::Eval(args) => evaluate(args),
         },

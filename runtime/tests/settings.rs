@@ -80,8 +80,15 @@ fn the_sample_with_its_keys_switched_on_is_understood() {
     let on: Vec<&str> =
         sample.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line)).collect();
     // One way to say it is enough for each, and the default is no cloud at all.
-    let on: Vec<&str> =
-        on.into_iter().filter(|l| !l.starts_with("connection_string_file") && *l != "source = \"none\"").collect();
+    let dps = ["id_scope", "registration_id", "symmetric_key_file", "group_key_file", "serial_file", "global_endpoint"];
+    let is_dps = |line: &&str| dps.iter().any(|key| line.starts_with(key));
+    let provisioning: Vec<&str> = on.iter().copied().filter(is_dps).filter(|l| !l.starts_with("group_key")).collect();
+    let typed = read(&format!("[provisioning]\nsource = \"dps\"\n{}", provisioning.join("\n")));
+    assert_eq!(typed.cloud.dps.registration_id.as_deref(), Some("Hannover01"));
+    let on: Vec<&str> = on
+        .into_iter()
+        .filter(|l| !l.starts_with("connection_string_file") && *l != "source = \"none\"" && !is_dps(l))
+        .collect();
     let mut typed = read(&on.join("\n"));
     assert!(matches!(&typed.cloud.modules["NAME"], Source::Here(found) if found.client_id() == "Hannover01/NAME"));
     assert!(matches!(&typed.cloud.device, Some(Source::Here(found)) if found.client_id() == "Hannover01"));

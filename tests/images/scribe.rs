@@ -3,10 +3,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use skerry_abi::{Context, Error, Message, Module, Result, export_module};
+use skerry_abi::{Answer, CallError, Context, Error, Message, Module, Result, export_module};
 
 #[derive(Deserialize, Serialize)]
 #[serde(default)]
@@ -45,8 +46,25 @@ impl Module for Scribe {
         Ok(())
     }
 
+    fn method(&mut self, cx: &Context, name: &str, payload: Value) -> Result<Answer> {
+        match name {
+            "echo" => Ok(payload.into()),
+            "busy" => Ok(Answer::status(409, "busy")),
+            "hang" => {
+                cx.twin().report(&json!({"hangs": true}))?;
+                cx.wait_stop(Duration::from_secs(60));
+                Ok(Answer::done())
+            }
+            "large" => Ok(Value::from("x".repeat(200_000)).into()),
+            _ => Ok(Answer::unknown(name)),
+        }
+    }
+
     fn message(&mut self, cx: &Context, _: &str, message: Message) -> Result<()> {
         let body: Value = message.json().unwrap_or_default();
+        if body["call"].is_object() {
+            return call(cx, body["call"].clone());
+        }
         let from = format!("{}/{}", message.source_module(), message.source_output());
         let generation = cx.identity().generation();
         self.write(&json!({"from": from, "body": body, "attempts": message.attempts(), "generation": generation}))?;
@@ -55,6 +73,32 @@ impl Module for Scribe {
         }
         Ok(())
     }
+}
+
+/// Calls a method of another module, and reports what came of it.
+fn call(cx: &Context, told: Value) -> Result<()> {
+    let cx = cx.clone();
+    let text = |key: &str| told[key].as_str().unwrap_or_default().to_owned();
+    let (module, name) = (text("module"), text("method"));
+    let [connect, response] =
+        ["connect", "response"].map(|key| Duration::from_millis(told[key].as_u64().unwrap_or(5_000)));
+    let payload = match told["bytes"].as_u64() {
+        Some(bytes) => "x".repeat(bytes as usize).into(),
+        None => told["payload"].clone(),
+    };
+    let inside = cx.call(&module, &name, &payload)?.wait().expect_err("this is a callback");
+    cx.clone().spawn("caller", move || {
+        let called = cx.call_within(&module, &name, payload, connect, response)?.wait();
+        let called = match called {
+            Ok(answer) => json!({"status": answer.status, "payload": answer.payload}),
+            Err(CallError::Refused { status, reason }) => json!({"refused": status, "reason": reason}),
+            Err(error) => json!({"error": error.to_string()}),
+        };
+        cx.twin().report(&json!({"called": null}))?;
+        cx.twin().report(&json!({"called": called, "inside": inside.to_string()}))?;
+        Ok(())
+    })?;
+    Ok(())
 }
 
 impl Scribe {

@@ -42,7 +42,7 @@ pub(crate) fn fake_time() -> PathBuf {
 fn build(target: &Path) {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    cargo.args(["build", "--quiet", "--workspace", "--lib", "--bins", "--example", "scribe"]);
+    cargo.args(["build", "--quiet", "--workspace", "--lib", "--bins", "--example", "scribe", "--example", "hostile"]);
     match target.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => {}
         Some(profile) => {

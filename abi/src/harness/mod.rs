@@ -265,6 +265,12 @@ impl Harness {
         self.world.wait(&format!("the answer of method {name:?}"), |world| world.answers.remove(&rid))
     }
 
+    /// From now on another module answers this to a [`Context::call`](crate::Context::call) of the one that is tested. What nobody
+    /// answers is refused with 404.
+    pub fn answer_call(&mut self, module: &str, method: &str, answer: Answer) {
+        self.world.look(|world| world.others.insert((module.to_owned(), method.to_owned()), answer));
+    }
+
     /// Pings the instance, and waits for its pong: it is alive, also inside a long callback.
     pub fn ping(&mut self) {
         let n = self.world.look(|world| world.pongs + 1);

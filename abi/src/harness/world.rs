@@ -63,6 +63,8 @@ pub(super) struct Inner {
     reported_version: u64,
     pub(super) desired_version: u64,
     pub(super) answers: HashMap<u64, Answer>,
+    /// What other modules answer, by module and method.
+    pub(super) others: HashMap<(String, String), Answer>,
     pub(super) last_rid: u64,
     pub(super) pongs: u64,
     pub(super) holds: bool,
@@ -116,6 +118,7 @@ impl World {
             reported_version: 1,
             desired_version: 1,
             answers: HashMap::new(),
+            others: HashMap::new(),
             last_rid: 0,
             pongs: 0,
             holds: false,
@@ -287,6 +290,19 @@ impl Inner {
             FromHost::MethodAnswer { rid, status, payload } => {
                 let payload = serde_json::from_slice(payload).unwrap_or(Value::Null);
                 self.answers.insert(rid, Answer { status, payload });
+            }
+            FromHost::Call { rid, module, name, .. } => {
+                let key = (module.to_owned(), name.to_owned());
+                match self.others.get(&key) {
+                    Some(Answer { status, payload }) => {
+                        let (status, payload) = (*status, payload.to_string());
+                        ToHost::Called { rid, code: 200, status, payload: payload.as_bytes() }.encode(frames);
+                    }
+                    None => {
+                        let reason = format!("no module {module:?} with a method {name:?}: see Harness::answer_call");
+                        ToHost::Called { rid, code: 404, status: 0, payload: reason.as_bytes() }.encode(frames);
+                    }
+                }
             }
             FromHost::Sign { rid, data } => {
                 // No signature, but as long as one, and different for different data.

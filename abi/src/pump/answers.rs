@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     raw::{Answer, WakeBox, answer},
-    wire::frame::Outcome,
+    wire::frame::{self, FromHost, Outcome},
 };
 
 type ById<T> = HashMap<u64, T, BuildHasherDefault<IdHasher>>;
@@ -60,6 +60,12 @@ impl Tickets {
         let state = if held { SlotState::Held } else { SlotState::Open };
         self.slots.push_back(Slot { bytes: bytes as u32, state });
         self.base + self.slots.len() as u64 - 1
+    }
+
+    /// Messages from the first that is not settled on.
+    #[inline]
+    pub(super) fn under_way(&self) -> usize {
+        self.slots.len()
     }
 
     /// Ends a run of tickets; `returned` is called with the size of each. Tickets that are not under way are ignored.
@@ -238,6 +244,16 @@ impl Asks {
         self.open.retain(|_, ask| ask.answer.is_some());
         wakers
     }
+}
+
+/// The call under its number; false where it is none.
+pub(super) fn put_call(out: &mut Vec<u8>, number: u64, mut encoded: &[u8]) -> bool {
+    let Ok(Some(bytes)) = frame::split(&mut encoded) else { return false };
+    let Ok(FromHost::Call { module, name, payload, connect_ms, response_ms, .. }) = FromHost::decode(bytes) else {
+        return false;
+    };
+    FromHost::Call { rid: number, module, name, payload, connect_ms, response_ms }.encode(out);
+    true
 }
 
 /// An answer that says only how matters stand.

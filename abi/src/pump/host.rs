@@ -102,22 +102,25 @@ impl Host for PumpHost {
             }
             state.credit_waiters += 1;
             drop(state);
+            let mut before = 0;
             let room = link.wait_until(None, |state| {
                 if link.needs(attention::STOP | attention::CLOSED) {
                     return Some(None);
                 }
                 // Put in at once, before another thread takes the room.
                 let room = state.credit.has_room(record.len());
+                before = state.out.len();
                 room.then(|| Some(put(state, output, flags, parents, record)))
             });
             let mut state = link.state();
             state.credit_waiters -= 1;
             let Some(Some(sent)) = room else { return not_sent(sent::STOPPING) };
-            link.nudge(state);
+            link.nudge_message(state, before);
             return sent;
         }
+        let before = state.out.len();
         let sent = put(&mut state, output, flags, parents, record);
-        link.nudge(state);
+        link.nudge_message(state, before);
         sent
     }
 
@@ -153,6 +156,7 @@ impl Host for PumpHost {
         });
         match (kind, std::str::from_utf8(payload.as_slice())) {
             (ask::REPORT, Ok(patch)) => FromHost::Report { rid, patch }.encode(&mut state.out),
+            (ask::CALL, _) if answers::put_call(&mut state.out, rid, payload.as_slice()) => {}
             (ask::SIGN, _) => FromHost::Sign { rid, data: payload.as_slice() }.encode(&mut state.out),
             (ask::STOP | ask::CREDIT, _) => {
                 // Nobody polls them yet, so there is nobody to wake.
@@ -186,7 +190,7 @@ impl Host for PumpHost {
         if first.state != answer::PENDING {
             return first;
         }
-        if space == space::MESSAGE && CALLBACK.get() != Callback::None {
+        if matches!(space, space::MESSAGE | space::CALL) && CALLBACK.get() != Callback::None {
             return answers::state(answer::INSIDE);
         }
         let span = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
@@ -262,7 +266,7 @@ fn put(state: &mut State, output: u16, flags: u32, parents: &[u64], record: &[u8
 fn poll(state: &mut State, space: u8, id: u64, wake: Option<WakeBox>) -> Answer {
     match space {
         space::MESSAGE => state.tickets.poll(id, wake),
-        space::ASK => state.asks.poll(id, wake),
+        space::ASK | space::CALL => state.asks.poll(id, wake),
         _ => answers::state(answer::CLOSED),
     }
 }

@@ -32,8 +32,11 @@ pub(super) const INBOX_BYTES: usize = 256 * 1024;
 const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A sender in a burst writes by itself once this much has gathered, bytes.
 const BURST_BYTES: usize = 32 * 1024;
-/// Sends that follow a write within this time are a burst, and gather.
+/// Frames that follow a write within this time are a burst, and gather.
 const BURST_SPAN: Duration = Duration::from_micros(200);
+/// How long messages gather while others are under way: a sender that keeps a window writes when it has to wait, which
+/// is long before; this is for one that never waits.
+const GATHER_SPAN: Duration = Duration::from_micros(100);
 /// Buffers that grew beyond this are given back when they are empty.
 const BUFFER_BYTES_KEPT: usize = 512 * 1024;
 
@@ -55,7 +58,7 @@ pub(super) struct Link {
     pub(super) status: &'static Status,
     pub(super) facts: Facts,
     pub(super) state: Mutex<State>,
-    changed: Condvar,
+    pub(super) changed: Condvar,
     pub(super) reader: Mutex<Reader>,
     writer: Mutex<Writer>,
     /// Somebody found the writer's place taken.
@@ -66,7 +69,7 @@ pub(super) struct Link {
     /// Counts what the main thread is busy with, 0 while it waits at the socket.
     pub(super) busy: AtomicU64,
     /// The main thread waits for the reader's place.
-    wanted: AtomicBool,
+    pub(super) wanted: AtomicBool,
     /// How many pieces of work there were: where the next `busy` comes from.
     pub(super) works: AtomicU64,
     /// Some queue was refused lately.
@@ -83,6 +86,8 @@ pub(super) struct Reader {
     pub(super) end: usize,
     /// Bytes of whole frames, all applied but for the ordered ones.
     pub(super) scanned: usize,
+    /// When what gathers is written, by whoever has this place.
+    gathered_at: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -111,7 +116,7 @@ impl Link {
             facts,
             state: Mutex::new(State::new(credit)),
             changed: Condvar::new(),
-            reader: Mutex::new(Reader { buffer, end: read.len(), scanned: 0 }),
+            reader: Mutex::new(Reader { buffer, end: read.len(), scanned: 0, gathered_at: None }),
             writer: Mutex::default(),
             unwritten: AtomicBool::new(false),
             attention: AtomicU32::new(0),
@@ -211,6 +216,7 @@ impl Link {
                 std::mem::swap(&mut state.out, &mut writer.buffer);
                 state.written_at = Instant::now();
                 state.rung = false;
+                state.gathering = 0;
             }
             match send(&self.socket, &writer.buffer[writer.at..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => writer.at += count,
@@ -244,9 +250,35 @@ impl Link {
         }
     }
 
+    /// After a message was put into `state.out`, behind `before` bytes, by a thread that is in no callback. One that is
+    /// alone under way is written at once: somebody may wait for it. Others gather until there are many, until their
+    /// sender waits for a receipt or for credit, or for a moment.
+    pub(super) fn nudge_message(&self, mut state: MutexGuard<'_, State>, before: usize) {
+        if state.out.len() > BURST_BYTES || state.tickets.under_way() == 1 {
+            drop(state);
+            self.flush(true);
+            return;
+        }
+        if state.gathering == before {
+            state.gathering = state.out.len();
+        }
+        if !state.rung {
+            state.rung = true;
+            drop(state);
+            self.ring();
+        }
+    }
+
+    /// Writes what somebody may wait for: not what only gathers.
+    pub(super) fn flush_urgent(&self) -> bool {
+        if self.state().only_gathers() { true } else { self.flush(false) }
+    }
+
     /// Waits at the socket, by poll, and reads and applies what comes. The caller has the reader's place.
     pub(super) fn turn(&self, reader: &mut Reader, timeout: Option<Duration>) {
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN), PollFd::new(&self.bell, PollFlags::IN)];
+        let gathered = reader.gathered_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = timeout.map_or(gathered, |span| Some(gathered.map_or(span, |gathered| span.min(gathered))));
         let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return;
@@ -254,10 +286,26 @@ impl Link {
         let (readable, rung) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         if rung {
             let _ = rustix::io::read(&self.bell, &mut [0_u8; 8]);
-            self.flush(false);
+            self.flush_urgent();
         }
         if readable {
             self.read(reader);
+        }
+        if rung || reader.gathered_at.is_some() {
+            self.write_gathered(reader);
+        }
+    }
+
+    /// Writes what has gathered for long enough.
+    fn write_gathered(&self, reader: &mut Reader) {
+        if self.state().gathering == 0 {
+            reader.gathered_at = None;
+            return;
+        }
+        let now = Instant::now();
+        if *reader.gathered_at.get_or_insert(now + GATHER_SPAN) <= now {
+            reader.gathered_at = None;
+            self.flush(false);
         }
     }
 
@@ -348,77 +396,4 @@ impl Link {
         eprintln!("skerry module host: the link is broken: {error}");
         self.close(super::EXIT_LINK);
     }
-
-    /// The main thread takes the reader's place, from whoever has it.
-    pub(super) fn take_place(&self) -> MutexGuard<'_, Reader> {
-        if let Ok(reader) = self.reader.try_lock() {
-            return reader;
-        }
-        self.wanted.store(true, SeqCst);
-        self.ring();
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        self.wanted.store(false, SeqCst);
-        reader
-    }
-
-    /// Reads in place of a main thread that is busy with `busy`, until that ends, or `done`.
-    pub(super) fn stand_in(&self, busy: u64, slice: Duration, mut done: impl FnMut() -> bool) {
-        let Ok(mut reader) = self.reader.try_lock() else { return };
-        while self.busy.load(SeqCst) == busy && !self.wanted.load(SeqCst) && !self.is_closed() && !done() {
-            self.turn(&mut reader, Some(slice));
-            self.flush(false);
-        }
-        drop(reader);
-        // Another one who waits may want the place.
-        self.changed.notify_all();
-    }
-
-    /// Waits until `ready` has something. `None` at the deadline, and when the link has ended.
-    pub(super) fn wait_until<T>(
-        &self,
-        deadline: Option<Instant>,
-        mut ready: impl FnMut(&mut State) -> Option<T>,
-    ) -> Option<T> {
-        // What is waited for may hang on what was not yet written.
-        self.flush(true);
-        loop {
-            if let Some(there) = ready(&mut self.state()) {
-                return Some(there);
-            }
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if self.is_closed() || left.is_some_and(|left| left.is_zero()) {
-                return None;
-            }
-            let busy = self.busy.load(SeqCst);
-            if busy != 0 {
-                let mut there = None;
-                let slice = left.unwrap_or(STAND_IN_SLICE).min(STAND_IN_SLICE);
-                self.stand_in(busy, slice, || {
-                    there = ready(&mut self.state());
-                    there.is_some() || deadline.is_some_and(|deadline| Instant::now() >= deadline)
-                });
-                if there.is_some() {
-                    return there;
-                }
-            }
-            let mut state = self.state();
-            if let Some(there) = ready(&mut state) {
-                return Some(there);
-            }
-            if self.is_closed() {
-                return None;
-            }
-            // Somebody else reads: the main thread, the watcher, or one who waits too.
-            let mut span = left.unwrap_or(Duration::MAX);
-            if self.busy.load(SeqCst) != 0 {
-                span = span.min(STAND_IN_SLICE);
-            }
-            state.sleepers += 1;
-            let (mut state, _) = self.changed.wait_timeout(state, span).unwrap_or_else(PoisonError::into_inner);
-            state.sleepers -= 1;
-        }
-    }
 }
-
-/// How long somebody reads in place of the main thread before he looks around.
-pub(super) const STAND_IN_SLICE: Duration = Duration::from_millis(5);

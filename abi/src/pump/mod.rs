@@ -9,6 +9,7 @@ mod link;
 mod refusals;
 mod state;
 pub mod status;
+mod wait;
 mod watch;
 mod work;
 

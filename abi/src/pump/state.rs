@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) written_at: Instant,
     /// The bell was rung for what stands in `out`.
     pub(super) rung: bool,
+    /// Bytes at the front of `out` that are messages which gather.
+    pub(super) gathering: usize,
     /// Threads that wait for credit.
     pub(super) credit_waiters: u32,
     /// Threads that sleep on the condition variable.
@@ -84,6 +86,7 @@ impl State {
             refusals: Refusals::default(),
             written_at: Instant::now(),
             rung: false,
+            gathering: 0,
             credit_waiters: 0,
             sleepers: 0,
             refused: (0, None),
@@ -120,6 +123,11 @@ impl State {
         !self.out.is_empty() || self.run.1 > 0
     }
 
+    /// Nothing of what is to be written is more than messages which gather.
+    pub(super) fn only_gathers(&self) -> bool {
+        self.out.len() == self.gathering && self.run.1 == 0
+    }
+
     /// Ends a deferred delivery from anywhere. Unknown ones are ignored: the refusal of a callback ends them too.
     pub(super) fn complete_deferred(&mut self, delivery: u64, completion: Completion, reason: &str) {
         match self.deferred.remove(&delivery) {
@@ -154,6 +162,10 @@ impl State {
             ToHost::Signed { rid, digest, error } => {
                 let (code, bytes) = if digest.is_empty() { (500, error.as_bytes()) } else { (200, digest) };
                 self.answer(rid, Answer { state: answer::THERE, code, version: 0, bytes: bytes.into() }, effects);
+            }
+            ToHost::Called { rid, code, status, payload } => {
+                let version = u64::from(status as u32);
+                self.answer(rid, Answer { state: answer::THERE, code, version, bytes: payload.into() }, effects);
             }
             ToHost::Method { rid, name, payload, timeout_ms } => self.method(rid, name, payload, timeout_ms),
             ToHost::Ping { n } => FromHost::Pong { n }.encode(&mut self.out),

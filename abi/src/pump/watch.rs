@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    clock,
-    link::{Link, STAND_IN_SLICE},
-};
+use super::{clock, link::Link, wait::STAND_IN_SLICE};
 
 /// Wakers of the module's executor run on it, nothing else of the author's.
 const STACK_BYTES: usize = 256 * 1024;

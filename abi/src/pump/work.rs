@@ -74,7 +74,9 @@ impl Work {
             if self.link.needs(attention::STOP) {
                 return self.stop();
             }
-            self.flush();
+            if !self.link.state().only_gathers() {
+                self.flush();
+            }
             self.link.busy.store(0, SeqCst);
             self.take_batch(true);
             watch::resume(&self.link);

@@ -164,6 +164,13 @@ pub enum ToHost<'a> {
         digest: &'a [u8],
         error: &'a str,
     },
+    /// The answer to `Call`: 200 with the module's own status and payload, or why there is none: then the payload is the reason.
+    Called {
+        rid: u64,
+        code: u16,
+        status: i32,
+        payload: &'a [u8],
+    },
     Ping {
         n: u64,
     },
@@ -211,6 +218,16 @@ pub enum FromHost<'a> {
     Sign {
         rid: u64,
         data: &'a [u8],
+    },
+    /// Calls a method of another module on this device. The payload is JSON. Waits so long for a module that does not run,
+    /// and then so long for its answer.
+    Call {
+        rid: u64,
+        module: &'a str,
+        name: &'a str,
+        payload: &'a [u8],
+        connect_ms: u32,
+        response_ms: u32,
     },
     /// `level` as in the `log` crate: 1 error to 5 trace. `time_ms` is wall time since 1970.
     Log {
@@ -319,6 +336,7 @@ mod kind {
     pub const SIGNED: u8 = 9;
     pub const PING: u8 = 10;
     pub const STOP: u8 = 11;
+    pub const CALLED: u8 = 12;
 
     pub const HOST_HELLO: u8 = 65;
     pub const STARTED: u8 = 66;
@@ -332,6 +350,7 @@ mod kind {
     pub const PONG: u8 = 74;
     pub const STOPPED: u8 = 75;
     pub const PANICKED: u8 = 76;
+    pub const CALL: u8 = 77;
 }
 
 fn outcome_from(byte: u8) -> Option<Outcome> {

@@ -35,6 +35,7 @@ const KNOWN: &[&str] = &[
     "write",
     "connect",
     "rubbish",
+    "orphan",
     "undeclared",
     "oversize",
     "names",
@@ -90,6 +91,7 @@ pub fn show(cx: &Context, name: &str, how: &Settings) -> Result<Value> {
         "connect" => {
             Ok(met(UnixStream::connect(&how.path).and_then(|mut link| link.write_all(b"GET / HTTP/1.1\r\n\r\n"))))
         }
+        "orphan" => orphan(),
         "rubbish" => Ok(json!(crash::write_to_sockets(&[0xff; 64]))),
         _ => unfit(cx, name, how),
     }
@@ -115,6 +117,13 @@ fn unfit(cx: &Context, name: &str, how: &Settings) -> Result<Value> {
         _ => return Err(Error::new(format!("no such fault: {name:?}"))),
     };
     Ok(json!(sent.map_or_else(|error| error.to_string(), |_| "sent".to_owned())))
+}
+
+/// A process that outlives the one that started it, for a moment; its pid.
+fn orphan() -> Result<Value> {
+    let told = std::process::Command::new("sh").args(["-c", "sleep 0.2 >&2 & echo $!"]).output()?;
+    let pid = String::from_utf8_lossy(&told.stdout).trim().parse::<i32>();
+    Ok(json!(pid.map_err(|_| Error::new("sh told no pid"))?))
 }
 
 /// As fast as credit allows, from a thread.

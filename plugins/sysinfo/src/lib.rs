@@ -35,6 +35,8 @@ pub struct Sysinfo {
     /// The number up to which everything is safe, and the receipts of what came after it.
     safe: u64,
     receipts: VecDeque<Receipt>,
+    /// A measurement was not taken: nothing behind it counts as safe "up to" any more.
+    gap: bool,
     cpu: machine::CpuTimes,
 }
 
@@ -56,7 +58,7 @@ impl Module for Sysinfo {
 
     fn start(_: &Context, settings: Settings) -> Result<Sysinfo> {
         let cpu = machine::CpuTimes::read();
-        Ok(Sysinfo { settings, epoch: now_ms(), seq: 0, safe: 0, receipts: VecDeque::new(), cpu })
+        Ok(Sysinfo { settings, epoch: now_ms(), seq: 0, safe: 0, receipts: VecDeque::new(), gap: false, cpu })
     }
 
     fn settings(&mut self, _: &Context, new: Settings) -> Result {
@@ -104,9 +106,12 @@ impl Sysinfo {
         while let Some(receipt) = self.receipts.front_mut() {
             match Pin::new(receipt).poll(&mut task) {
                 Poll::Pending => return,
+                Poll::Ready(Ok(_)) if self.gap => {}
                 Poll::Ready(Ok(_)) => self.safe = self.seq + 1 - self.receipts.len() as u64,
-                // It is lost, and this says so; the number then stands for what came before and after.
-                Poll::Ready(Err(error)) => log::warn!("a measurement was not taken: {error}"),
+                Poll::Ready(Err(error)) => {
+                    log::warn!("a measurement was not taken: {error}");
+                    self.gap = true;
+                }
             }
             self.receipts.pop_front();
         }

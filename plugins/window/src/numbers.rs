@@ -16,13 +16,15 @@ pub struct Numbers {
     safe: u64,
     /// Of what came after `safe`; bounded by the credit.
     receipts: VecDeque<Receipt>,
+    /// An aggregate was not taken: nothing behind it counts as safe "up to" any more.
+    gap: bool,
 }
 
 impl Numbers {
     pub fn new() -> Numbers {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let epoch = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        Numbers { epoch, sent: 0, safe: 0, receipts: VecDeque::new() }
+        Numbers { epoch, sent: 0, safe: 0, receipts: VecDeque::new(), gap: false }
     }
 
     pub fn epoch(&self) -> u64 {
@@ -48,9 +50,12 @@ impl Numbers {
         while let Some(receipt) = self.receipts.front_mut() {
             match Pin::new(receipt).poll(&mut task) {
                 Poll::Pending => return,
+                Poll::Ready(Ok(_)) if self.gap => {}
                 Poll::Ready(Ok(_)) => self.safe = self.sent + 1 - self.receipts.len() as u64,
-                // Its number stays missing, and this says why.
-                Poll::Ready(Err(error)) => log::warn!("an aggregate was not taken: {error}"),
+                Poll::Ready(Err(error)) => {
+                    log::warn!("an aggregate was not taken: {error}");
+                    self.gap = true;
+                }
             }
             self.receipts.pop_front();
         }

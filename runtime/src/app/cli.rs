@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use argh::FromArgs;
 
+pub use super::cli_dead::{DeadCommand, DeadLetters, DeadList, DeadPurge, DeadReplay, DeadShow};
+pub use super::cli_signing::{Inspect, Key, KeyCommand, Sign, Verify};
 use super::config::Flags;
 use super::verbs::Target;
 use crate::logic::nearest::nearest;
@@ -13,7 +15,7 @@ use crate::logic::nearest::nearest;
 /// skerry runs modules, each in a process of its own, and keeps their messages safe.
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(
-    note = "All but run, check, inspect, route and version ask the running skerry, over its control socket:\n--control PATH, or the environment's SKERRY_CONTROL.",
+    note = "All but run, check, inspect, key, sign, verify, route and version ask the running skerry, over its control socket:\n--control PATH, or the environment's SKERRY_CONTROL.",
     error_code(0, "done"),
     error_code(1, "the request failed"),
     error_code(2, "the command line or the configuration is wrong")
@@ -32,18 +34,40 @@ pub enum Command {
     List(List),
     Restart(Restart),
     Twin(Twin),
+    Identity(Identity),
     Method(CallMethod),
     Send(Send),
     Tap(Tap),
     Trace(Trace),
+    DeadLetters(DeadLetters),
     Logs(Logs),
     Inspect(Inspect),
+    Key(Key),
+    Sign(Sign),
+    Verify(Verify),
     Route(Route),
     Version(Version),
 }
 
-const COMMANDS: [&str; 14] = [
-    "run", "check", "status", "list", "restart", "twin", "method", "send", "tap", "trace", "logs", "inspect", "route",
+const COMMANDS: [&str; 19] = [
+    "run",
+    "check",
+    "status",
+    "list",
+    "restart",
+    "twin",
+    "identity",
+    "method",
+    "send",
+    "tap",
+    "trace",
+    "dead-letters",
+    "logs",
+    "inspect",
+    "key",
+    "sign",
+    "verify",
+    "route",
     "version",
 ];
 
@@ -150,6 +174,7 @@ macro_rules! verb {
         }
     };
 }
+pub(super) use verb;
 
 verb!(
     /// show the device, its modules, queues, routes and warnings
@@ -184,6 +209,18 @@ verb!(
         /// merge patch, a JSON object; null removes a property (default: standard input)
         #[argh(positional)]
         pub patch: Option<String>,
+    }
+);
+verb!(
+    /// list the modules' identities in the cloud
+    IdentityList, "list", {}
+);
+verb!(
+    /// remove a module's identity, in the cloud and here
+    IdentityRemove, "remove", {
+        /// module
+        #[argh(positional)]
+        pub module: String,
     }
 );
 verb!(
@@ -281,16 +318,19 @@ pub enum TwinCommand {
     Set(TwinSet),
 }
 
-/// show what a module's file says of itself, without running it
+/// list or remove the modules' identities in the cloud
 #[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "inspect")]
-pub struct Inspect {
-    /// module file
-    #[argh(positional)]
-    pub file: PathBuf,
-    /// print JSON
-    #[argh(switch)]
-    pub json: bool,
+#[argh(subcommand, name = "identity")]
+pub struct Identity {
+    #[argh(subcommand)]
+    pub command: IdentityCommand,
+}
+
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand)]
+pub enum IdentityCommand {
+    List(IdentityList),
+    Remove(IdentityRemove),
 }
 
 /// try routes

@@ -6,12 +6,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::config::{Host, Proxy, instance_name_fault};
-use super::toml_table::Table;
+use super::dps_settings::{DpsSettings, Key};
+use super::toml_table::{Table, whole};
 use crate::io::secret;
-use crate::logic::connection_string;
+use crate::logic::{connection_string, units};
 use crate::model::identity::{Credentials, Secret};
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// Where the device's identity comes from.
+#[derive(Clone, Copy, PartialEq)]
+enum Provisioning {
+    Manual,
+    Dps,
+    None,
+}
 
 /// Where a connection string stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +35,7 @@ pub struct CloudSettings {
     /// `source = "none"` was said.
     pub none: bool,
     pub device: Option<Source>,
+    pub dps: DpsSettings,
     pub modules: BTreeMap<String, Source>,
     pub address: Option<Host>,
     pub proxy: Option<Proxy>,
@@ -33,6 +43,7 @@ pub struct CloudSettings {
     pub keep_alive: Option<Duration>,
     pub operation_timeout: Option<Duration>,
     pub token_ttl: Option<Duration>,
+    pub idle_close: Option<Duration>,
     pub retry_max: Option<Duration>,
     /// A connection string stands in the file itself.
     pub inline_keys: bool,
@@ -41,22 +52,36 @@ pub struct CloudSettings {
 impl CloudSettings {
     /// `[provisioning]`, named as in Azure's own configuration.
     pub fn read_provisioning(&mut self, table: &mut Table<'_, '_>) {
-        let manual = table.get("source", |value| match value.as_str() {
-            Some("none") => Ok(false),
-            Some("manual") => Ok(true),
-            _ => Err("\"manual\" or \"none\" (\"dps\" is not in this version)".to_owned()),
-        });
-        self.none = manual == Some(false);
+        let words = [("manual", Provisioning::Manual), ("dps", Provisioning::Dps), ("none", Provisioning::None)];
+        let said = table.one_of("source", &words);
+        self.none = said == Some(Provisioning::None);
         self.device = source(table, None);
-        let at = table.place("source");
-        match (manual, &self.device, at) {
-            (Some(true), None, Some(at)) if table.place("connection_string").is_none() => {
-                table.fault(at, "source", "\"manual\" needs connection_string or connection_string_file");
+        self.dps.read(table);
+        let at = table.place("source").unwrap_or(0);
+        let fault = match said {
+            Some(Provisioning::Manual) if self.device.is_none() && table.place("connection_string").is_none() => {
+                Some("\"manual\" needs connection_string or connection_string_file")
             }
-            (Some(false), Some(_), Some(at)) => {
-                table.fault(at, "source", "\"none\" does not go with a connection string; say \"manual\"");
+            Some(Provisioning::None) if self.device.is_some() => {
+                Some("\"none\" does not go with a connection string; say \"manual\"")
             }
-            _ => {}
+            Some(Provisioning::Dps) if self.device.is_some() => {
+                Some("\"dps\" does not go with a connection string; say \"manual\", or leave it out")
+            }
+            Some(Provisioning::Dps) => self.dps.fault(),
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            table.fault(at, "source", fault);
+        }
+        if said != Some(Provisioning::Dps) && !self.dps.is_empty() {
+            let keys =
+                ["id_scope", "registration_id", "global_endpoint", "serial_file", "attestation", "symmetric_key"];
+            let more = ["symmetric_key_file", "group_key", "group_key_file"];
+            let first = keys.into_iter().chain(more).find_map(|key| Some((key, table.place(key)?)));
+            if let Some((key, at)) = first {
+                table.fault(at, key, "belongs to source = \"dps\"; say that, or leave this out");
+            }
         }
     }
 
@@ -71,6 +96,8 @@ impl CloudSettings {
         // IoT Hub closes after 1.5 times this, and never waits longer than 1,767 s (spec iot-hub-wire 4).
         self.keep_alive = table.duration("keep_alive", SECOND, Duration::from_secs(1_177));
         self.operation_timeout = table.duration("operation_timeout", SECOND, Duration::from_secs(600));
+        // "never" is what nothing means, too.
+        self.idle_close = idle_close(table);
         self.token_ttl = table.duration("token_ttl", 2 * SECOND, Duration::from_secs(365 * 86_400));
         self.retry_max = table.duration("retry_max", SECOND, Duration::from_secs(3_600));
         let Some(mut modules) = table.table("modules") else { return };
@@ -93,7 +120,9 @@ impl CloudSettings {
     /// Reads the files that hold connection strings, relative to `folder`. The error is a line to print.
     pub fn open_files(&mut self, folder: &Path) -> Result<(), String> {
         let inline = |source: &Source| matches!(source, Source::Here(_));
-        self.inline_keys = self.device.iter().chain(self.modules.values()).any(inline);
+        let group = matches!(self.dps.key, Some(Key::Here(_)));
+        self.inline_keys = group || self.device.iter().chain(self.modules.values()).any(inline);
+        self.dps.open_files(folder)?;
         let device = self.device.iter_mut().map(|source| (None, source));
         let modules = self.modules.iter_mut().map(|(name, source)| (Some(name.as_str()), source));
         for (module, source) in device.chain(modules) {
@@ -108,6 +137,21 @@ impl CloudSettings {
         }
         Ok(())
     }
+}
+
+fn idle_close(table: &mut Table<'_, '_>) -> Option<Duration> {
+    let range = Duration::from_secs(10)..=Duration::from_secs(366 * 86_400);
+    let read = table.get("idle_close", |value| {
+        if value.as_str() == Some("never") {
+            return Ok(None);
+        }
+        let typed = value.as_str().and_then(units::duration).or_else(|| whole(value).map(Duration::from_secs));
+        typed
+            .filter(|after| range.contains(after))
+            .map(Some)
+            .ok_or("\"never\", or a duration of 10s or more".to_owned())
+    });
+    read.flatten()
 }
 
 fn source(table: &mut Table<'_, '_>, module: Option<&str>) -> Option<Source> {

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cloud_settings::{CloudSettings, Source};
-use super::settings::{self, LimitSettings, RouteSettings, Settings};
+use super::settings::{self, ImageSettings, LimitSettings, RouteSettings, Settings, StoreSettings};
+use crate::io::machine;
 pub use crate::model::config::*;
 use crate::model::endpoint::PRIORITY_DEFAULT;
+use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, MEMORY_BYTES, REFUSALS_MAX};
 
 /// First wait after a failure, as IoT Edge has it; doubled each time up to the next.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(10);
@@ -51,6 +53,8 @@ pub struct Surroundings {
     pub host_name: String,
     pub folder: PathBuf,
     pub home: Option<PathBuf>,
+    /// Of the machine, where it tells one.
+    pub serial: Option<String>,
     pub xdg_config: Option<PathBuf>,
     pub xdg_state: Option<PathBuf>,
     pub xdg_runtime: Option<PathBuf>,
@@ -65,6 +69,7 @@ impl Surroundings {
             host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             home: folder("HOME"),
+            serial: machine::serial(),
             xdg_config: folder("XDG_CONFIG_HOME"),
             xdg_state: folder("XDG_STATE_HOME"),
             xdg_runtime: folder("XDG_RUNTIME_DIR"),
@@ -172,30 +177,24 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         (name, config)
     });
     let pulls = typed.pulls.resolve(from_file);
-    let cloud = cloud_with(typed.cloud, from_file);
+    let cloud = cloud_with(typed.cloud, place, from_file)?;
     let typed_id = flags.device.clone().or(typed.device_id);
     let cloud_id = device_in_cloud(&cloud, typed_id.as_deref())?;
+    let registered = cloud.dps.as_ref().map(|dps| dps.registration_id.clone());
     Ok(Config {
         file: None,
-        device_id: typed_id.or(cloud_id).or(host_name).unwrap_or_else(|| "skerry".to_owned()),
+        device_id: typed_id.or(cloud_id).or(registered).or(host_name).unwrap_or_else(|| "skerry".to_owned()),
         cloud,
         modules: ModulesConfig { folders, autostart: typed.autostart.unwrap_or(true), instances: instances.collect() },
         pulls,
+        images: images_with(typed.images),
         isolation: IsolationConfig {
             // Above what Debian, systemd and common subuid ranges hand out.
             uid_base: typed.uid_base.unwrap_or(2_000_000_000),
             landlock: typed.landlock.unwrap_or(true),
         },
         routes: typed.routes.into_iter().map(|route| route_with(route, ttl)).collect(),
-        store: StoreConfig {
-            path: state_folder.join(typed.store.path.as_deref().unwrap_or("store")),
-            quota: typed.store.quota.unwrap_or(Quota::Auto),
-            flush_interval: typed.store.flush_interval.unwrap_or(Duration::from_secs(1)),
-            ttl,
-            memory_bytes_max: typed.store.memory.unwrap_or(8 << 20),
-            at_quota: typed.store.at_quota.unwrap_or(AtQuota::Refuse),
-            allow_volatile_state: typed.store.allow_volatile_state.unwrap_or(false),
-        },
+        store: store_with(typed.store, &state_folder, ttl),
         restart: RestartConfig {
             backoff_base: typed.restart.backoff_base.unwrap_or(BACKOFF_BASE),
             backoff_max: typed.restart.backoff_max.unwrap_or(BACKOFF_MAX),
@@ -210,24 +209,41 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
     })
 }
 
-fn cloud_with(typed: CloudSettings, from_file: impl Fn(&str) -> PathBuf) -> CloudConfig {
+fn images_with(typed: ImageSettings) -> ImagesConfig {
+    let trust_keys = typed.trust_keys.unwrap_or_default();
+    // Who names somebody to trust does not want the others.
+    let default = if trust_keys.is_empty() { Signatures::Off } else { Signatures::Require };
+    ImagesConfig {
+        signatures: typed.signatures.unwrap_or(default),
+        trust_keys,
+        allow_rollback: typed.allow_rollback.unwrap_or(false),
+    }
+}
+
+fn cloud_with(
+    typed: CloudSettings,
+    place: &Surroundings,
+    from_file: impl Fn(&str) -> PathBuf,
+) -> Result<CloudConfig, String> {
     let known = |source: Source| match source {
         Source::Here(credentials) => Some(credentials),
         // `load` has read it; without `load` there is no file.
         Source::File(_) => None,
     };
-    CloudConfig {
+    Ok(CloudConfig {
         device: typed.device.and_then(known),
+        dps: typed.dps.resolve(place)?,
         modules: typed.modules.into_iter().filter_map(|(name, source)| Some((name, known(source)?))).collect(),
         address: typed.address,
         proxy: typed.proxy,
         ca: typed.ca.as_deref().map(from_file),
         keep_alive: typed.keep_alive.unwrap_or(KEEP_ALIVE),
         operation_timeout: typed.operation_timeout.unwrap_or(OPERATION_TIMEOUT),
+        idle_close: typed.idle_close,
         token_ttl: typed.token_ttl.unwrap_or(TOKEN_TTL),
         retry_max: typed.retry_max.unwrap_or(RETRY_MAX),
         inline_keys: typed.inline_keys,
-    }
+    })
 }
 
 /// The device's id as the connection strings have it: one and the same in all, and in what else was said.
@@ -248,6 +264,23 @@ fn device_in_cloud(cloud: &CloudConfig, typed: Option<&str>) -> Result<Option<St
         }
     }
     Ok(known.map(|(_, id)| id))
+}
+
+fn store_with(typed: StoreSettings, state_folder: &Path, ttl: TimeToLive) -> StoreConfig {
+    let memory = typed.memory.unwrap_or(MEMORY_BYTES);
+    StoreConfig {
+        path: state_folder.join(typed.path.as_deref().unwrap_or("store")),
+        quota: typed.quota.unwrap_or(Quota::Auto),
+        flush_interval: typed.flush_interval.unwrap_or(Duration::from_secs(1)),
+        ttl,
+        memory_bytes_max: memory,
+        credit_messages: typed.credit_messages.unwrap_or(CREDIT_MESSAGES),
+        // A small memory lends less.
+        credit_bytes: typed.credit.unwrap_or(CREDIT_BYTES.min(memory / 2)),
+        max_refusals: typed.max_refusals.unwrap_or(REFUSALS_MAX),
+        at_quota: typed.at_quota.unwrap_or(AtQuota::Refuse),
+        allow_volatile_state: typed.allow_volatile_state.unwrap_or(false),
+    }
 }
 
 /// What an instance says, over what all instances have.

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use smol::LocalExecutor;
@@ -11,34 +11,40 @@ use smol::channel::{Receiver, Sender, bounded};
 
 use super::config::{AtQuota, Config, Quota, TimeToLive};
 use super::{logger, signals};
+use crate::io::assignment;
 use crate::io::clock::{self, Clock, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::images::Images;
 use crate::io::process::{self, HostBinary};
+use crate::io::proved::Proved;
 use crate::io::secret::Keys;
 use crate::io::store::{Opened, Options, Store};
 use crate::io::ws::Dialler;
 use crate::io::{dial::within, peer, socket};
-use crate::logic::hub::{Hub, HubConfig};
+use crate::logic::hub::{Hub, HubConfig, REMOVED_DOCUMENTS, Restored};
 use crate::logic::routing::{NamedRoute, RouteTable, Sink};
 use crate::logic::twin::Twin;
 use crate::logic::wear::Wear;
 use crate::model::endpoint::PRIORITY_DEFAULT;
-use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, REFUSALS_MAX};
 use crate::tasks::agent::Agent;
-use crate::tasks::board::{Board, Order};
+use crate::tasks::board::{Board, Order, Provisioned};
+use crate::tasks::identities::Wakes;
 use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
 use crate::tasks::pulls::Pulls;
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
 use crate::tasks::world::World;
-use crate::tasks::{answers, control, identities, wear};
+use crate::tasks::{answers, control, identities, provision, removed, wear};
 
 /// Questions that may wait for their answer.
 const CALLS_MAX: usize = 64;
+/// Identities that may wait to be removed.
+const REMOVALS_MAX: usize = 8;
 /// How long all instances together may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(12);
 
+/// An orphan that ended behind an instance whose end is still being told waits for this at most.
+const REAP_EVERY: Duration = Duration::from_secs(60);
 /// How long all connections together may take to say good-bye.
 const UPLINK_STOP_WAIT: Duration = Duration::from_secs(2);
 
@@ -92,20 +98,20 @@ async fn serve(
     listener: std::os::unix::net::UnixListener,
     mut signals: signals::Signals,
 ) -> Result<(), String> {
-    let Start { config, routes, opened, options, floor, certain, dialler, images } = start;
+    let Start { mut config, routes, opened, options, floor, certain, dialler, images } = start;
     let Opened { mut store, restored, clock: last_clock, report } = opened;
     let board = Board::default();
+    remember_hub(&mut config, &board);
     *board.twins.borrow_mut() = twins(&mut store, &config)?;
     *board.identities.borrow_mut() = made_identities(&mut store)?;
-    if let Some(report) = report {
-        board.warn(report);
-    }
+    let gone = store.documents(REMOVED_DOCUMENTS)?;
+    report.into_iter().for_each(|report| board.warn(report));
     warn_at_start(&board, &config, &routes);
     let (jobs, dones, storage) = start_storage(store, &config, options)?;
-    let hub = Hub::new(&config.device_id, hub_config(&config), routes, restored);
+    let hub = restored_hub(&config, routes, restored, gone);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
-    let ((replan, replans), (came, comings)) = (bounded(1), bounded(1));
+    let ((replan, replans), (came, changed), (removals, removing)) = (bounded(1), bounded(1), bounded(REMOVALS_MAX));
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
     log::info!(
         "skerry version={} device={} status=running state={} control={}",
@@ -115,12 +121,14 @@ async fn serve(
         config.control_socket.display()
     );
     let control_socket = config.control_socket.clone();
-    let pulls = Pulls::new(images.clone(), config.pulls.clone(), config.cloud.proxy.clone(), Arc::clone(&certain));
+    let proved = Rc::new(Proved::open(&config.state_folder));
+    let pulls = Pulls::new(images.clone(), &config, Rc::clone(&proved), Arc::clone(&certain));
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),
+        proved,
         floor: certain,
         dialler,
-        crashes: RefCell::new(CrashReports::new(&config.state_folder)),
+        crashes: Arc::new(Mutex::new(CrashReports::new(&config.state_folder))),
         config,
         started: hub_port.now().mono,
         port: Rc::clone(&hub_port),
@@ -133,6 +141,7 @@ async fn serve(
         executor: Rc::clone(&executor),
         scratch: RefCell::default(),
         came,
+        removals,
         replan,
     });
 
@@ -140,8 +149,10 @@ async fn serve(
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
     executor.spawn(wear::run(Rc::clone(&world))).detach();
+    executor.spawn(removed::run(Rc::clone(&world))).detach();
+    executor.spawn(reap_orphans(Rc::clone(&world))).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
-    executor.spawn(identities::run(Rc::clone(&world), comings)).detach();
+    executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, removals: removing })).detach();
     let control = control::serve(Rc::clone(&executor), listener, calls);
     let control = executor.spawn(async move {
         if let Err(error) = control.await {
@@ -155,6 +166,18 @@ async fn serve(
     drop(world);
     let _ = storage.join();
     Ok(())
+}
+
+/// The hub that this device was assigned before: the provisioning service may be away.
+fn remember_hub(config: &mut Config, board: &Board) {
+    let Some(dps) = &config.cloud.dps else { return };
+    let Some(assigned) = assignment::load(&config.state_folder, dps) else { return };
+    let since = assignment::written(&config.state_folder);
+    *board.provisioned.borrow_mut() = Provisioned::assigned(&assigned, since);
+    config.cloud.device = Some(provision::device(dps, &assigned));
+    if config.device_id == dps.registration_id {
+        config.device_id = assigned.device;
+    }
 }
 
 /// The thread that alone touches the store.
@@ -172,7 +195,7 @@ fn start_storage(store: Store, config: &Config, options: Options) -> Result<Stor
 /// The way to the cloud, if any identity has one.
 fn dialler(config: &Config, floor: &Arc<TimeFloor>) -> Result<Option<Rc<Dialler>>, String> {
     let cloud = &config.cloud;
-    if cloud.modules.is_empty() && cloud.device.is_none() {
+    if cloud.is_none() {
         return Ok(None);
     }
     let (address, proxy) = (cloud.address.clone(), cloud.proxy.clone());
@@ -190,10 +213,10 @@ fn warn_at_start(board: &Board, config: &Config, routes: &RouteTable) {
         board.warn("there are no routes: messages of modules go nowhere; add some to [routes]".to_owned());
     }
     let upstream = routes.endpoints().iter().any(|sink| matches!(sink, Sink::Upstream));
-    if upstream && config.cloud.modules.is_empty() && config.cloud.device.is_none() {
+    if upstream && config.cloud.is_none() {
         board.warn(
             "routes lead to $upstream, but there is no cloud: messages wait for it until they expire; give [provisioning] the device's \
-             connection string"
+             connection string, or source = \"dps\""
                 .to_owned(),
         );
     }
@@ -201,6 +224,30 @@ fn warn_at_start(board: &Board, config: &Config, routes: &RouteTable) {
     if let Some(file) = config.file.as_deref().filter(|file| config.cloud.inline_keys && open(file)) {
         let file = file.display();
         board.warn(format!("{file} holds a key and others can read it: chmod 600 it, or use connection_string_file"));
+    }
+}
+
+/// The processes that a module leaves behind become ours, and would stay as zombies. Those of instances are left to who
+/// watches them: their exit status is still wanted.
+async fn reap_orphans(world: Rc<World>) {
+    // Without the signal, as with it while an instance stands in front: once in a while is enough.
+    let mut ended = signals::Children::catch().ok();
+    loop {
+        let mine = |pid| world.board.slots.borrow().values().any(|slot| slot.pid.get() == Some(pid));
+        let count = peer::reap_orphans(mine);
+        if count > 0 {
+            log::debug!("orphans reaped={count}");
+        }
+        let signal = async {
+            match &mut ended {
+                Some(children) => children.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        let later = async {
+            smol::Timer::after(REAP_EVERY).await;
+        };
+        smol::future::or(signal, later).await;
     }
 }
 
@@ -234,8 +281,7 @@ async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
     smol::future::or(gone, late).await;
     // After the instances: their last messages may still get through.
     for uplink in world.board.uplinks.borrow().values() {
-        uplink.ending.set(true);
-        let _ = uplink.wake.try_send(());
+        uplink.end();
     }
     let gone = async {
         while !world.board.uplinks.borrow().is_empty() {
@@ -250,6 +296,14 @@ async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
     jobs.close();
 }
 
+fn restored_hub(config: &Config, routes: RouteTable, restored: Restored, gone: Vec<(String, Vec<u8>)>) -> Hub {
+    let mut hub = Hub::new(&config.device_id, hub_config(config), routes, restored);
+    for (name, text) in gone {
+        hub.restore_removed(name.trim_start_matches(REMOVED_DOCUMENTS), &text);
+    }
+    hub
+}
+
 fn hub_config(config: &Config) -> HubConfig {
     HubConfig {
         flush_interval: config.store.flush_interval,
@@ -258,9 +312,9 @@ fn hub_config(config: &Config) -> HubConfig {
             TimeToLive::Never => None,
         },
         memory_bytes: config.store.memory_bytes_max,
-        credit_messages: CREDIT_MESSAGES,
-        credit_bytes: CREDIT_BYTES,
-        refusals_max: REFUSALS_MAX,
+        credit_messages: config.store.credit_messages,
+        credit_bytes: config.store.credit_bytes,
+        refusals_max: config.store.max_refusals,
         evict: config.store.at_quota == AtQuota::Evict,
     }
 }

@@ -9,10 +9,13 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::cloud_settings::CloudSettings;
-use super::config::{AtQuota, ImageRef, Quota, RouteCheck, TimeToLive, id_fault, instance_name_fault};
+use super::config::{
+    AtQuota, ImageRef, PublicKey, Quota, RouteCheck, Signatures, TimeToLive, id_fault, instance_name_fault,
+};
 use super::pull_settings::PullSettings;
 use super::toml_table::{Faults, Table, parse, whole};
-use crate::logic::units;
+use crate::logic::{signature, units};
+use crate::model::limits::MEMORY_BYTES;
 
 /// Longest duration of any setting.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
@@ -21,6 +24,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const PRIORITY_MAX: u64 = 9;
 /// Below this a store can't hold its reserve and one block.
 const QUOTA_MIN: u64 = 1 << 20;
+/// A credit below would not let two of the largest messages pass.
+const CREDIT_MIN: u64 = 512 << 10;
+/// More messages than that are not worth a sender's memory.
+const CREDIT_MESSAGES_MAX: u64 = 1 << 20;
 /// Uids above leave room for 65,536 instances below the one that stands for "none".
 const UID_BASE_MAX: u64 = (u32::MAX - 65_536 - 1) as u64;
 
@@ -32,6 +39,7 @@ pub struct Settings {
     pub module_folders: Option<Vec<String>>,
     pub autostart: Option<bool>,
     pub instances: BTreeMap<String, InstanceSettings>,
+    pub images: ImageSettings,
     pub limits: LimitSettings,
     pub uid_base: Option<u32>,
     pub landlock: Option<bool>,
@@ -50,6 +58,13 @@ pub struct InstanceSettings {
     pub env: BTreeMap<String, String>,
     pub limits: LimitSettings,
     pub desired: Option<Map<String, Value>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImageSettings {
+    pub signatures: Option<Signatures>,
+    pub trust_keys: Option<Vec<PublicKey>>,
+    pub allow_rollback: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -77,6 +92,9 @@ pub struct StoreSettings {
     pub flush_interval: Option<Duration>,
     pub ttl: Option<TimeToLive>,
     pub memory: Option<u64>,
+    pub credit_messages: Option<u32>,
+    pub credit: Option<u64>,
+    pub max_refusals: Option<u16>,
     pub at_quota: Option<AtQuota>,
     pub allow_volatile_state: Option<bool>,
 }
@@ -103,8 +121,11 @@ pub fn read(file: &str, source: &str, check_route: RouteCheck) -> Result<Setting
     });
     section(&mut root, "provisioning", |table| settings.cloud.read_provisioning(table));
     section(&mut root, "upstream", |table| settings.cloud.read_upstream(table));
-    section(&mut root, "images", |table| settings.pulls.read(table));
     section(&mut root, "modules", |table| modules(&mut settings, table));
+    section(&mut root, "images", |table| {
+        settings.images = images(table);
+        settings.pulls.read(table);
+    });
     section(&mut root, "limits", |table| settings.limits = limits(table));
     section(&mut root, "isolation", |table| {
         settings.uid_base = table.whole("uid_base", 1..=UID_BASE_MAX).map(|uid| uid as u32);
@@ -166,6 +187,31 @@ fn modules(settings: &mut Settings, table: &mut Table<'_, '_>) {
     }
 }
 
+fn images(table: &mut Table<'_, '_>) -> ImageSettings {
+    let words = [("require", Signatures::Require), ("warn", Signatures::Warn), ("off", Signatures::Off)];
+    let images = ImageSettings {
+        signatures: table.one_of("signatures", &words),
+        trust_keys: table.get("trust_keys", |value| {
+            let keys = value.as_array().ok_or_else(|| format!("a list of {}", signature::KEY_EXPECTED))?;
+            let key = |text: Option<&str>| signature::parse_key(text.unwrap_or_default());
+            keys.iter().map(|item| key(item.get_ref().as_str())).collect()
+        }),
+        allow_rollback: table.bool("allow_rollback"),
+    };
+    let asked = matches!(images.signatures, Some(Signatures::Require | Signatures::Warn));
+    // A list that can't be read has its own fault.
+    if let (true, Some(at)) = (asked, table.place("signatures"))
+        && images.trust_keys.as_ref().map_or(table.place("trust_keys").is_none(), Vec::is_empty)
+    {
+        table.fault(
+            at,
+            "signatures",
+            "needs somebody to trust: put the public key of `skerry key new` into trust_keys",
+        );
+    }
+    images
+}
+
 fn limits(table: &mut Table<'_, '_>) -> LimitSettings {
     LimitSettings {
         memory_max: table.bytes("memory_max", 1 << 20),
@@ -225,7 +271,7 @@ fn ttl(table: &mut Table<'_, '_>) -> Option<TimeToLive> {
 }
 
 fn store(table: &mut Table<'_, '_>) -> StoreSettings {
-    StoreSettings {
+    let store = StoreSettings {
         path: path(table, "path"),
         quota: table.get("quota", |value| {
             let bytes = whole(value).or_else(|| units::bytes(value.as_str()?));
@@ -239,9 +285,20 @@ fn store(table: &mut Table<'_, '_>) -> StoreSettings {
         flush_interval: table.duration("flush_interval", Duration::ZERO, Duration::from_secs(3_600)),
         ttl: ttl(table),
         memory: table.bytes("memory", 1 << 20),
+        credit_messages: table.whole("credit_messages", 1..=CREDIT_MESSAGES_MAX).map(|count| count as u32),
+        credit: table.bytes("credit", CREDIT_MIN),
+        max_refusals: table.whole("max_refusals", 1..=u64::from(u16::MAX)).map(|count| count as u16),
         at_quota: table.one_of("at_quota", &[("refuse", AtQuota::Refuse), ("evict", AtQuota::Evict)]),
         allow_volatile_state: table.bool("allow_volatile_state"),
+    };
+    let memory = store.memory.unwrap_or(MEMORY_BYTES);
+    if let Some(credit) = store.credit.filter(|credit| *credit > memory / 2)
+        && let Some(at) = table.place("credit")
+    {
+        let (credit, memory) = (units::show_bytes(credit), units::show_bytes(memory));
+        table.fault(at, "credit", &format!("credit ({credit}) is lent from memory ({memory}): at most half of it"));
     }
+    store
 }
 
 fn restart(table: &mut Table<'_, '_>) -> RestartSettings {

@@ -1,9 +1,26 @@
 //! Which signals end the runtime. SIGPIPE and SIGHUP do not: a reader of the control socket or a terminal may go.
+//! Must never be where anything is decided: they only say that a signal came.
 
 use std::io;
 
 use async_signal::{Signal, Signals as Caught};
 use smol::stream::StreamExt;
+
+/// That a child has ended.
+pub struct Children(Caught);
+
+impl Children {
+    pub fn catch() -> io::Result<Children> {
+        Ok(Children(Caught::new([Signal::Child])?))
+    }
+
+    /// Several ends may come as one.
+    pub async fn wait(&mut self) {
+        if self.0.next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
 
 pub struct Signals(Caught);
 

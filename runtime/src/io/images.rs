@@ -35,6 +35,8 @@ struct Shelf {
 pub enum StoreError {
     /// The file is at fault.
     Image(ImageError),
+    /// It may not run here, for this reason.
+    NotAdmitted(String),
     /// The store's file system is.
     Store(io::Error),
     /// The store's limit is: bytes more, of what is taken, of the limit.
@@ -48,6 +50,7 @@ impl std::fmt::Display for StoreError {
             StoreError::Store(error) if error.kind() == io::ErrorKind::StorageFull => f.write_str(
                 "the disk of the state folder is full; free some space there, or put the state folder elsewhere",
             ),
+            StoreError::NotAdmitted(reason) => f.write_str(reason),
             StoreError::Store(error) => write!(f, "can't be copied to the image store: {error}"),
             StoreError::Full { bytes, used, limit } => write!(
                 f,
@@ -83,15 +86,17 @@ impl Images {
         Ok(Images(Arc::new(Shelf { folder, bytes_max, book: Mutex::new(book), needed: Mutex::default() })))
     }
 
-    /// Reads, judges and copies the file at `source`. What is stored is what was judged: the file is read once.
-    pub fn put(&self, source: &Path) -> Result<Image, StoreError> {
+    /// Reads, judges and copies the file at `source`, if `admit` lets it in; its error is the reason why not. What is stored
+    /// is what was judged: the file is read once.
+    pub fn put(&self, source: &Path, admit: impl FnOnce(&Image) -> Result<(), String>) -> Result<Image, StoreError> {
         let unreadable = |e: io::Error| StoreError::Image(ImageError::Unreadable(e.to_string()));
-        self.put_bytes(&image::bytes_of(source).map_err(unreadable)?)
+        self.put_bytes(&image::bytes_of(source).map_err(unreadable)?, admit)
     }
 
-    fn put_bytes(&self, bytes: &[u8]) -> Result<Image, StoreError> {
+    fn put_bytes(&self, bytes: &[u8], admit: impl FnOnce(&Image) -> Result<(), String>) -> Result<Image, StoreError> {
         let image = image::parse(bytes).map_err(StoreError::Image)?;
         image::fits(&image, image::device()).map_err(StoreError::Image)?;
+        admit(&image).map_err(StoreError::NotAdmitted)?;
         let path = self.path(&image.digest);
         if !fs::read(&path).is_ok_and(|stored| stored == bytes) {
             self.make_room(bytes.len() as u64)?;
@@ -257,19 +262,32 @@ mod tests {
 
     const LIMIT: u64 = 1 << 20;
 
+    fn any(_: &Image) -> Result<(), String> {
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_not_admitted_is_not_stored() {
+        let state = tempfile::tempdir().unwrap();
+        let images = Images::open(state.path(), LIMIT).unwrap();
+        let refused = images.put_bytes(&shared(GOOD), |image| Err(format!("not {}", image.digest)));
+        assert_eq!(refused.unwrap_err().to_string(), format!("not {}", image::digest(&shared(GOOD))));
+        assert!(images.digests().unwrap().is_empty());
+    }
+
     #[test]
     fn an_image_outlives_its_file() {
         let state = tempfile::tempdir().unwrap();
         let dropped = state.path().join("dropped.so");
         fs::write(&dropped, shared(GOOD)).unwrap();
         let images = Images::open(state.path(), LIMIT).unwrap();
-        let image = images.put(&dropped).unwrap();
+        let image = images.put(&dropped, any).unwrap();
         fs::write(&dropped, "rubbish").unwrap();
         let stored = images.path(&image.digest);
         assert_eq!(image::read(&stored).unwrap(), image);
         assert_eq!(fs::metadata(&stored).unwrap().permissions().mode() & 0o777, 0o644);
-        assert_eq!(images.put(&stored).unwrap(), image);
-        assert!(matches!(images.put(&dropped), Err(StoreError::Image(_))));
+        assert_eq!(images.put(&stored, any).unwrap(), image);
+        assert!(matches!(images.put(&dropped, any), Err(StoreError::Image(_))));
         assert_eq!(images.digests().unwrap(), vec![image.digest]);
     }
 
@@ -278,9 +296,9 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let images = Images::open(state.path(), LIMIT).unwrap();
         let bytes = shared(GOOD);
-        let image = images.put_bytes(&bytes).unwrap();
+        let image = images.put_bytes(&bytes, any).unwrap();
         fs::write(images.path(&image.digest), "cut").unwrap();
-        images.put_bytes(&bytes).unwrap();
+        images.put_bytes(&bytes, any).unwrap();
         assert_eq!(fs::read(images.path(&image.digest)).unwrap(), bytes);
         fs::write(state.path().join("images/x.1.part"), "half").unwrap();
         let images = Images::open(state.path(), LIMIT).unwrap();
@@ -298,7 +316,7 @@ mod tests {
         // Bytes behind the last section change the digest and nothing else.
         let version = |n: u8| [shared(GOOD), vec![n]].concat();
         let put = |n: u8, at: i64| {
-            let image = images.put_bytes(&version(n))?;
+            let image = images.put_bytes(&version(n), any)?;
             images.remember(&format!("oci://host/filter:{n}"), &image, Some("signed"), Wall(at)).unwrap();
             Ok::<_, StoreError>(image)
         };

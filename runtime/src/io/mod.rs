@@ -1,5 +1,6 @@
 //! What does: files, sockets, processes, clocks. Leaves the deciding to `logic`.
 
+pub mod assignment;
 pub mod clock;
 pub mod crash_report;
 pub mod dial;
@@ -12,13 +13,16 @@ pub mod image;
 pub mod image_book;
 pub mod images;
 pub mod kernel;
+pub mod machine;
 pub mod order;
 pub mod peer;
 pub mod process;
+pub mod proved;
 pub mod pull;
 pub mod registry;
 pub mod rest;
 pub mod secret;
+pub mod signing;
 pub mod socket;
 pub mod status_page;
 pub mod store;

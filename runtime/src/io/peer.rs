@@ -20,6 +20,34 @@ pub fn adopt_orphans() -> std::io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
+/// Reaps children that have ended and are not `mine`; how many. The kernel names one at a time, so it ends at the first that
+/// is: that one is reaped by who waits for it.
+pub fn reap_orphans(mine: impl Fn(i32) -> bool) -> usize {
+    let mut count = 0;
+    while let Some(pid) = ended_child().filter(|pid| !mine(*pid)) {
+        let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
+        let reaped = rustix::process::Pid::from_raw(pid)
+            .map(|pid| rustix::process::waitid(rustix::process::WaitId::Pid(pid), options));
+        if !matches!(reaped, Some(Ok(Some(_)))) {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// One that has ended, and stays until it is reaped. Not rustix's `waitid`: what that returns does not tell the pid.
+fn ended_child() -> Option<i32> {
+    // SAFETY: any bytes are a valid siginfo, zeros among them.
+    let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: the pointer is to a live local of the type that the call fills.
+    let result = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, options) };
+    // SAFETY: after success the union holds what belongs to a child's end, or the zeros from above.
+    let pid = unsafe { found.si_pid() };
+    (result == 0 && pid > 0).then_some(pid)
+}
+
 /// Refuses the processes that descend from this one: instances must not act as an operator.
 ///
 /// The kernel notes the pid at `connect`, so a descendant that hands its connection on stays one. Two peers

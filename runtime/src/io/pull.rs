@@ -67,7 +67,7 @@ impl Errand {
 
     fn copy(&self, path: &Path) -> Result<Pulled, Fault> {
         let what = self.reference.to_string();
-        let image = self.images.put(path).map_err(|error| match error {
+        let image = self.images.put(path, |_| Ok(())).map_err(|error| match error {
             // A disk may be mounted later.
             StoreError::Image(ImageError::Unreadable(_)) => Fault::Away(format!("{what}: {error}")),
             error => stored(&what, &error),

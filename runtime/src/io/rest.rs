@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue, IF_MATCH, USER_AGENT};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue, IF_MATCH, RETRY_AFTER, USER_AGENT};
 use smol_hyper::rt::FuturesIo;
 
 use super::clock::http_date;
 use super::dial::within;
+use super::tls::Stream;
 use super::ws::Dialler;
+use crate::model::config::Host;
 use crate::model::time::Wall;
 
 /// Largest answer that is read, bytes: a list of all modules of a device.
@@ -32,18 +34,33 @@ pub struct Question<'a> {
 pub struct Answer {
     pub status: u16,
     pub body: Vec<u8>,
+    /// How long the server asks to wait.
+    pub retry_after: Option<Duration>,
     /// What the server says the time is.
     pub date: Option<Wall>,
 }
 
-/// The error is a sentence for the operator.
+/// Of the hub. The error is a sentence for the operator.
 pub async fn ask(dialler: &Dialler, host: &str, question: Question<'_>) -> Result<Answer, String> {
-    let late = || format!("{host} did not answer within {} s", WAIT.as_secs());
-    within(WAIT, ask_now(dialler, host, question)).await.unwrap_or_else(|| Err(late()))
+    within(WAIT, ask_over(dialler.stream(host), host, question)).await.unwrap_or_else(|| Err(late(host)))
 }
 
-async fn ask_now(dialler: &Dialler, host: &str, question: Question<'_>) -> Result<Answer, String> {
-    let stream = dialler.stream(host).await?;
+/// Of another server than the hub, which is dialled by its own name.
+pub async fn ask_at(dialler: &Dialler, server: &Host, question: Question<'_>) -> Result<Answer, String> {
+    let asked = ask_over(dialler.stream_to(server), &server.name, question);
+    within(WAIT, asked).await.unwrap_or_else(|| Err(late(&server.name)))
+}
+
+fn late(host: &str) -> String {
+    format!("{host} did not answer within {} s", WAIT.as_secs())
+}
+
+async fn ask_over(
+    stream: impl Future<Output = Result<Stream, String>>,
+    host: &str,
+    question: Question<'_>,
+) -> Result<Answer, String> {
+    let stream = stream.await?;
     let broken = |e: hyper::Error| format!("{host} broke off its answer ({e})");
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(FuturesIo::new(stream)).await.map_err(broken)?;
@@ -64,9 +81,10 @@ async fn ask_now(dialler: &Dialler, host: &str, question: Question<'_>) -> Resul
         let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status().as_u16();
         let date = answer.headers().get(DATE).and_then(|date| http_date(date.as_bytes()));
+        let retry_after = answer.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.trim().parse().ok());
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|e| format!("{host} broke off its answer ({e})"))?.to_bytes().to_vec();
-        Ok(Answer { status, body, date })
+        Ok(Answer { status, body, retry_after: retry_after.map(Duration::from_secs), date })
     };
     let carried = async {
         let ended = connection.await;

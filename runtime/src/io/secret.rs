@@ -78,6 +78,15 @@ impl Keys {
         Ok([Secret::new(primary), Secret::new(secondary)])
     }
 
+    /// Whoever has it can then prove nothing more with it here. One that was never made is no error.
+    pub fn remove(&self, module: &str) -> Result<(), KeyError> {
+        let path = self.folder.join(format!("{module}.key"));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(KeyError::Io { path, error }),
+            _ => Ok(()),
+        }
+    }
+
     fn key(&self, module: &str) -> Result<Vec<u8>, KeyError> {
         let path = self.folder.join(format!("{module}.key"));
         let fault = |error| KeyError::Io { path: path.clone(), error };

@@ -60,21 +60,31 @@ impl Dialler {
     /// A WebSocket to `host_name`, for MQTT. The error is a sentence for the operator.
     pub async fn dial(&self, host_name: &str, path: &str) -> Result<Connection, String> {
         let tls = self.stream(host_name).await?;
-        within(self.timeout, open(tls, host_name, path)).await.unwrap_or_else(|| Err(self.silent(host_name)))
+        within(self.timeout, open(tls, host_name, path))
+            .await
+            .unwrap_or_else(|| Err(self.silent(&self.target(host_name))))
     }
 
     /// TLS with `host_name`. The error is a sentence for the operator.
     pub(super) async fn stream(&self, host_name: &str) -> Result<Stream, String> {
-        let tcp = dial(&self.target(host_name), self.proxy.as_ref()).await?;
-        within(self.timeout, self.tls.connect(host_name, tcp)).await.unwrap_or_else(|| Err(self.silent(host_name)))
+        self.stream_by(host_name, &self.target(host_name)).await
+    }
+
+    /// The same with another server than the hub: `address` is not for it.
+    pub(super) async fn stream_to(&self, server: &Host) -> Result<Stream, String> {
+        self.stream_by(&server.name, server).await
+    }
+
+    async fn stream_by(&self, host_name: &str, target: &Host) -> Result<Stream, String> {
+        let tcp = dial(target, self.proxy.as_ref()).await?;
+        within(self.timeout, self.tls.connect(host_name, tcp)).await.unwrap_or_else(|| Err(self.silent(target)))
     }
 
     fn target(&self, host_name: &str) -> Host {
         self.address.clone().unwrap_or(Host { name: host_name.to_owned(), port: PORT })
     }
 
-    fn silent(&self, host_name: &str) -> String {
-        let target = self.target(host_name);
+    fn silent(&self, target: &Host) -> String {
         format!("{target} took the connection and then said nothing for {} s", self.timeout.as_secs())
     }
 }

@@ -32,6 +32,10 @@ pub enum Outcome {
     Done { generation_id: String },
     /// Not now, for this reason; try again then.
     Failed { why: String, at: Mono },
+    /// The same, since the hub does not accept the device itself.
+    Refused { why: String, at: Mono },
+    /// Of a check: the hub knows the device, and not this identity, or not our key.
+    Revoked { why: String },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,7 @@ pub struct Registration {
     primary: String,
     secondary: String,
     phase: Phase,
+    is_check: bool,
     failures: u32,
 }
 
@@ -61,8 +66,18 @@ impl Registration {
             primary,
             secondary,
             phase: Phase::Look,
+            is_check: false,
             failures: 0,
         }
+    }
+
+    /// Only looks; nothing is made and no key is put in.
+    pub fn check(self) -> Registration {
+        Registration { is_check: true, ..self }
+    }
+
+    pub fn is_check(&self) -> bool {
+        self.is_check
     }
 
     pub fn request(&self) -> Request {
@@ -87,6 +102,10 @@ impl Registration {
         let answer: Value = serde_json::from_slice(body).unwrap_or_default();
         match (self.phase, status) {
             (Phase::Look, 200) if self.has_our_keys(&answer) => self.done(&answer),
+            (Phase::Look, 200) if self.is_check => {
+                Outcome::Revoked { why: "it has another key in the hub now".to_owned() }
+            }
+            (Phase::Look, 404) if self.is_check => Outcome::Revoked { why: "it was removed in the hub".to_owned() },
             (Phase::Look, 200) | (Phase::Create, 200 | 201 | 409) => {
                 self.phase = Phase::Update;
                 Outcome::Continue
@@ -98,10 +117,12 @@ impl Registration {
             (Phase::Update, 200 | 201) => self.done(&answer),
             // Somebody removed it in between.
             (Phase::Update, 404) => self.failed(now, "it was removed while it was made".to_owned()),
-            (_, 401 | 403) => self.failed(
-                now,
-                format!("the hub refuses this device ({status}); check the device's connection string, then the clock"),
-            ),
+            (_, 401 | 403) => {
+                let why = format!(
+                    "the hub refuses this device ({status}); check the device's connection string, then the clock"
+                );
+                Outcome::Refused { why, at: self.later(now) }
+            }
             (Phase::Create, 400 | 413) if is_full(&answer) => self.failed(
                 now,
                 "the device has as many module identities as the hub allows; remove some there".to_owned(),
@@ -124,10 +145,15 @@ impl Registration {
     }
 
     fn failed(&mut self, now: Mono, why: String) -> Outcome {
+        Outcome::Failed { why, at: self.later(now) }
+    }
+
+    /// When to begin anew.
+    fn later(&mut self, now: Mono) -> Mono {
         self.phase = Phase::Look;
         let wait = RETRY_BASE.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
         self.failures += 1;
-        Outcome::Failed { why, at: now.after(wait) }
+        now.after(wait)
     }
 
     fn has_our_keys(&self, answer: &Value) -> bool {
@@ -146,7 +172,7 @@ pub fn target(device: &str, module: &str) -> String {
     target
 }
 
-fn message(answer: &Value) -> Option<String> {
+pub fn message(answer: &Value) -> Option<String> {
     let found = ["Message", "message", "errorMessage"].into_iter().find_map(|key| answer[key].as_str())?;
     Some(found.chars().take(200).collect())
 }
@@ -197,6 +223,18 @@ mod tests {
     }
 
     #[test]
+    fn a_check_changes_nothing() {
+        let ours = br#"{"generationId":"7","authentication":{"symmetricKey":{"primaryKey":"UFJJTQ=="}}}"#;
+        let mut check = start().check();
+        assert_eq!(check.handle_answer(Mono(0), 200, ours), Outcome::Done { generation_id: "7".into() });
+        let revoked = |status| start().check().handle_answer(Mono(0), status, b"{}");
+        assert!(matches!(revoked(200), Outcome::Revoked { why } if why.contains("another key")));
+        assert!(matches!(revoked(404), Outcome::Revoked { why } if why.contains("removed")));
+        assert!(matches!(revoked(401), Outcome::Refused { .. }));
+        assert!(matches!(revoked(503), Outcome::Failed { .. }));
+    }
+
+    #[test]
     fn failures_wait_longer_each_time_and_begin_anew() {
         let mut registration = start();
         let mut last = 0;
@@ -204,7 +242,11 @@ mod tests {
             [(401, "connection string"), (500, "answered 500"), (429, "answered 429"), (400, "answered 400")]
         {
             registration.phase = Phase::Create;
-            let Outcome::Failed { why, at } = registration.handle_answer(Mono(0), status, b"rubbish") else { panic!() };
+            let (Outcome::Failed { why, at } | Outcome::Refused { why, at }) =
+                registration.handle_answer(Mono(0), status, b"rubbish")
+            else {
+                panic!()
+            };
             assert!(why.contains(part), "{why}");
             assert!(at.0 > last);
             last = at.0;

@@ -19,6 +19,12 @@ pub fn token(key: &Secret, resource_uri: &str, expires: i64) -> String {
     token
 }
 
+/// A device's own key, from that of its enrolment group and its registration id as it is given (spec iot-hub-wire 11).
+pub fn derive(group: &Secret, registration: &str) -> Secret {
+    let group = hmac::Key::new(hmac::HMAC_SHA256, group.bytes());
+    Secret::new(hmac::sign(&group, registration.as_bytes()).as_ref().to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

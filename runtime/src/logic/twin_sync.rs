@@ -91,6 +91,12 @@ impl TwinSync {
         matches!(self.phase, Phase::Known { .. }) && difference(&self.reported, twin.reported()).is_empty()
     }
 
+    /// Something was reported that the cloud does not know, as far as is known while there is no connection.
+    pub fn has_news(&self, twin: &Twin) -> bool {
+        let patch = difference(&self.reported, twin.reported());
+        !patch.is_empty() && self.refused.as_ref() != Some(&patch)
+    }
+
     /// What to ask now, if anything. To be polled after every call, and whenever the module reported something.
     pub fn poll_request(&mut self, now: Mono, twin: &Twin) -> Option<Request> {
         match self.phase {

@@ -102,7 +102,8 @@ fn rubbish_is_refused_and_asked_for_again() {
 /// A cloud and a wire between that loses, delays and breaks; afterwards calm, and both sides must be equal.
 #[test]
 fn both_sides_converge() {
-    for seed in 1..=400 {
+    let seeds = std::env::var("SKERRY_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(400);
+    for seed in 1..=seeds {
         World::new(seed).run();
     }
 }

@@ -22,6 +22,7 @@ pub struct Config {
     pub cloud: CloudConfig,
     pub modules: ModulesConfig,
     pub pulls: PullsConfig,
+    pub images: ImagesConfig,
     /// For instances that say nothing else.
     pub limits: Limits,
     pub isolation: IsolationConfig,
@@ -39,6 +40,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct CloudConfig {
     pub device: Option<Credentials>,
+    /// Who tells the device's hub and id, where they are not configured.
+    pub dps: Option<DpsConfig>,
     /// By instance.
     pub modules: BTreeMap<String, Credentials>,
     /// Dialled in the place of the host name; name check and audience stay those of the host name.
@@ -49,9 +52,28 @@ pub struct CloudConfig {
     pub keep_alive: Duration,
     pub operation_timeout: Duration,
     pub token_ttl: Duration,
+    /// A connection without use is given up after this; absent: never.
+    pub idle_close: Option<Duration>,
     pub retry_max: Duration,
     /// Keys stand in the configuration file itself.
     pub inline_keys: bool,
+}
+
+impl CloudConfig {
+    /// Nothing says how to get there.
+    pub fn is_none(&self) -> bool {
+        self.modules.is_empty() && self.device.is_none() && self.dps.is_none()
+    }
+}
+
+/// The provisioning service, and who we are there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DpsConfig {
+    pub endpoint: Host,
+    pub id_scope: String,
+    pub registration_id: String,
+    /// The device's own, also where a group's was given; the hub will know it, too.
+    pub key: Secret,
 }
 
 /// Name or address, and port.
@@ -107,6 +129,38 @@ pub struct PullsConfig {
     pub ca: Option<PathBuf>,
     pub registries: Vec<RegistryCredentials>,
 }
+
+impl ModulesConfig {
+    /// Whether an instance names exactly this version of an image.
+    pub fn asks_for(&self, image: &str, version: &str) -> bool {
+        let enabled = self.instances.values().filter(|instance| instance.enabled);
+        enabled.map(|i| &i.image).any(|i| i.name == image && i.version.as_deref() == Some(version))
+    }
+}
+
+/// Which images may run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImagesConfig {
+    pub signatures: Signatures,
+    pub trust_keys: Vec<PublicKey>,
+    /// With signatures required: an image may be older than the newest one of its name that proved itself here.
+    pub allow_rollback: bool,
+}
+
+/// What becomes of an image without a good signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signatures {
+    /// It is refused.
+    Require,
+    /// It runs, and that is said.
+    Warn,
+    /// Nobody looks.
+    Off,
+}
+
+/// Ed25519.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicKey(pub [u8; 32]);
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceConfig {
@@ -184,6 +238,10 @@ pub struct StoreConfig {
     pub flush_interval: Duration,
     pub ttl: TimeToLive,
     pub memory_bytes_max: u64,
+    /// What one sender may have unacknowledged.
+    pub credit_messages: u32,
+    pub credit_bytes: u64,
+    pub max_refusals: u16,
     pub at_quota: AtQuota,
     pub allow_volatile_state: bool,
 }

@@ -11,8 +11,12 @@ pub const STALLED_AFTER: Duration = Duration::from_millis(20);
 pub const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(3600);
 /// Time to live of a message without one; the field's default.
 pub const TTL: Duration = Duration::from_secs(7200);
+/// How long what waits for a module that was removed is kept, in case it comes back.
+pub const REMOVED_KEPT: Duration = Duration::from_secs(86_400);
 /// Refusals after which a message goes to the dead letters.
 pub const REFUSALS_MAX: u16 = 5;
+/// Dead letters that are put back at once: they are in memory without a sender whose credit would bound them.
+pub const REPLAYS_MAX: usize = 64;
 /// Memory for everything queued, bytes: records and their bookkeeping.
 pub const MEMORY_BYTES: u64 = 8 * 1024 * 1024;
 /// Messages that one sender may have unacknowledged.
@@ -31,7 +35,15 @@ pub const UPSTREAM_WINDOW_MESSAGES: usize = 128;
 pub const UPSTREAM_WINDOW_BYTES: u64 = 128 * 1024;
 /// Largest payload of a method's answer, bytes: the cloud's own limit, beyond which it ends the connection.
 pub const METHOD_BYTES_MAX: usize = 128 * 1024;
-/// Method calls from the cloud that one module may have open.
+/// A connection of a module that is gone is given up when nothing was said on it for this long.
+pub const IDLE_CLOSE_GONE: Duration = Duration::from_secs(60);
+/// One that is given up although its module runs is made again after this, to hear what the cloud has for it.
+pub const REST_MAX: Duration = Duration::from_secs(3_600);
+/// Longest name of a method, characters; IoT Edge's own.
+pub const METHOD_NAME_MAX: usize = 100;
+/// Longest wait for a module to run, and for its answer; the cloud's own.
+pub const METHOD_WAIT_MAX: Duration = Duration::from_secs(300);
+/// Method calls from the cloud that one module may have open, and calls of other modules that it may have open itself.
 pub const METHODS_MAX: usize = 16;
 /// Messages that one module may hold deferred; then it gets no more until it completes some.
 pub const DEFERRED_MAX: usize = 65_536;

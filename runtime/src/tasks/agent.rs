@@ -11,9 +11,10 @@ use smol::channel::Receiver;
 use super::board::{Order, Slot};
 use super::instance;
 use super::world::World;
+use crate::io::signing;
 use crate::io::watch::Watch;
 use crate::logic::plan::{Running, Step, Wanted, plan};
-use crate::logic::version;
+use crate::logic::{signature, version};
 use crate::model::config::ImageRef;
 use crate::model::image::Image;
 
@@ -24,9 +25,14 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Without any event the folders are looked at this often: an event may be missed on network file systems.
 const LOOK_ANYWAY: Duration = Duration::from_secs(60);
 
+/// Inode, bytes, and when it changed.
+type Stamp = (u64, u64, Option<SystemTime>);
+
 /// What was seen of a file; the same again is not read again.
 struct Seen {
-    stamp: (u64, u64, Option<SystemTime>),
+    stamp: Stamp,
+    /// Of its `.sig` file, where there is one.
+    signed: Option<Stamp>,
     image: Option<Rc<Image>>,
 }
 
@@ -87,15 +93,16 @@ impl Agent {
     }
 
     fn look_at(&mut self, path: &Path) {
-        use std::os::unix::fs::MetadataExt;
-        let Ok(metadata) = std::fs::metadata(path) else { return };
-        let stamp = (metadata.ino(), metadata.len(), metadata.modified().ok());
+        let Some(stamp) = stamp_of(path) else { return };
+        let signed = stamp_of(&signing::signatures_path(path));
+        let name = path.display().to_string();
         let before = self.files.get(path);
-        if before.is_some_and(|seen| seen.stamp == stamp) {
+        // Who was let in is not asked again; who was refused may have got a signature.
+        let refused = self.world.board.rejected.borrow().contains_key(&name);
+        if before.is_some_and(|seen| seen.stamp == stamp && (seen.signed == signed || !refused)) {
             return;
         }
-        let name = path.display().to_string();
-        let image = match self.world.images.put(path) {
+        let image = match self.world.images.put(path, |image| self.admit(path, image)) {
             Ok(image) => {
                 self.world.board.rejected.borrow_mut().remove(&name);
                 Some(Rc::new(image))
@@ -109,7 +116,20 @@ impl Agent {
                 before.and_then(|seen| seen.image.clone())
             }
         };
-        self.files.insert(path.to_owned(), Seen { stamp, image });
+        self.files.insert(path.to_owned(), Seen { stamp, signed, image });
+    }
+
+    /// Whether the image at `path` may run here: signatures, and no way back.
+    fn admit(&self, path: &Path, image: &Image) -> Result<(), String> {
+        let config = &self.world.config;
+        let signatures = signing::signatures(path).map_err(|e| format!("its .sig file can't be read: {e}"))?;
+        let proved = self.world.proved.version(&image.name);
+        let pinned = config.modules.asks_for(&image.name, &image.version);
+        let remark = signature::admit(&config.images, image, signatures.as_deref(), proved.as_deref(), pinned)?;
+        if let Some(remark) = remark {
+            self.world.board.warn(format!("{} may run all the same: {remark}", path.display()));
+        }
+        Ok(())
     }
 
     /// Every instance that there should be, with its image.
@@ -216,4 +236,10 @@ impl Agent {
             log::warn!("image store: {error}");
         }
     }
+}
+
+fn stamp_of(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
 }

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 use smol::channel::Receiver;
 
 use super::board::{Order, Tap, line_json};
-use super::mailbox::{Answer, Ask, Call, Refusal};
+use super::dead_letters::Act;
+use super::mailbox::{Answer, Ask, Call, Refusal, Removal};
 use super::storage::Job;
 use super::world::World;
-use super::{methods, metrics, taps, traces, views};
+use super::{dead_letters, methods, metrics, taps, traces, views};
 use crate::logic::routing;
 use crate::logic::twin::Twin;
 use crate::model::time::Wall;
@@ -47,7 +48,19 @@ async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> 
         Ask::Logs { module, since_ms, tail, follow } => logs(world, &module, since_ms, tail, follow),
         Ask::Tap { from, condition } => tap(world, from, condition),
         Ask::Trace { source, output, id, limit } => Ok(traces::newest(world, source, output, id, limit)),
+        Ask::DeadLetters { endpoint, limit } => dead_letters::list(world, jobs, endpoint, limit).await,
+        Ask::DeadLetter { id } => dead_letters::one(jobs, id).await,
+        Ask::ReplayDead(which) => dead_letters::act(world, jobs, which, Act::Replay).await,
+        Ask::PurgeDead(which) => dead_letters::act(world, jobs, which, Act::Purge).await,
         Ask::Metrics => Ok(Answer::Text(metrics::text(world, jobs).await)),
+        Ask::Identities => Ok(Answer::Json(views::identities(world))),
+        Ask::RemoveIdentity { module } => {
+            let (answer, answered) = smol::channel::bounded(1);
+            let busy = |_| Refusal::new(503, "other identities are being removed; try again");
+            world.removals.try_send(Removal { module, answer }).map_err(busy)?;
+            let answered = answered.recv().await.map_err(|_| Refusal::new(503, "the runtime is stopping"))?;
+            answered.map(Answer::Json)
+        }
         Ask::Send { module, output, record } => send(world, &module, &output, &record).await,
     }
 }

@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use serde_json::{Value, json};
-use smol::channel::Sender;
+use smol::channel::{Receiver, Sender};
 
+use super::system::SeatEnds;
+use crate::io::assignment::Assigned;
 use crate::logic::hub::{LinkIx, Tapped};
 use crate::logic::log_ring::{LogLine, LogRing};
 use crate::logic::twin::Twin;
@@ -92,6 +94,12 @@ pub struct Slot {
     pub followers: RefCell<Vec<Sender<Value>>>,
     /// Method calls without an answer.
     pub methods: RefCell<HashMap<u64, Sender<MethodAnswer>>>,
+    /// Numbers the calls over all generations: who answers one that was never asked is making it up.
+    pub last_call: Cell<u64>,
+    /// Calls of other modules that it waits for.
+    pub calls: Cell<usize>,
+    /// What it tried that was not its own to do.
+    pub scope_refused: Cell<u64>,
 }
 
 impl Slot {
@@ -116,6 +124,18 @@ impl Slot {
             log: RefCell::new(LogRing::new(LOG_BYTES_MAX)),
             followers: RefCell::default(),
             methods: RefCell::default(),
+            last_call: Cell::new(0),
+            calls: Cell::new(0),
+            scope_refused: Cell::new(0),
+        }
+    }
+
+    /// Counts an attempt at what is another's. One that tries all day does not fill the log.
+    pub fn refuse_scope(&self, what: &str) {
+        let count = self.scope_refused.get() + 1;
+        self.scope_refused.set(count);
+        if count.is_power_of_two() {
+            log::warn!("instance={}/{} scope=refused count={count} what={what:?}", self.name, self.generation.get());
         }
     }
 
@@ -158,6 +178,8 @@ pub struct Uplink {
     pub identity: String,
     pub host: String,
     pub connected: Cell<bool>,
+    /// Not connected, since there is nothing to say.
+    pub resting: Cell<bool>,
     /// When that last changed.
     pub since: Cell<Wall>,
     /// Why it is not connected.
@@ -171,6 +193,10 @@ pub struct Uplink {
     pub twin_in_step: Cell<bool>,
     /// Method calls without an answer.
     pub methods: Cell<usize>,
+    /// The hub did not accept its token last time.
+    pub refused: Cell<bool>,
+    /// The hub knows the device, and not this identity or not its key any more.
+    pub revoked: RefCell<Option<String>>,
     pub ending: Cell<bool>,
     /// Messages wait, something was reported, or it is to end.
     pub wake: Sender<()>,
@@ -183,6 +209,7 @@ impl Uplink {
             identity: identity.client_id(),
             host: identity.host_name.clone(),
             connected: Cell::new(false),
+            resting: Cell::new(false),
             since: Cell::new(now),
             fault: RefCell::default(),
             connects: Cell::new(0),
@@ -191,9 +218,41 @@ impl Uplink {
             bytes_out: Cell::new(0),
             twin_in_step: Cell::new(false),
             methods: Cell::new(0),
+            refused: Cell::new(false),
+            revoked: RefCell::default(),
             ending: Cell::new(false),
             wake,
         }
+    }
+
+    /// Hangs up for good; it leaves the board when that is done.
+    pub fn end(&self) {
+        self.ending.set(true);
+        let _ = self.wake.try_send(());
+    }
+}
+
+/// What the provisioning service said.
+#[derive(Clone, Debug, Default)]
+pub struct Provisioned {
+    /// Hub and device id.
+    pub assigned: Option<Assigned>,
+    pub since: Wall,
+    /// Why it is not assigned (again).
+    pub fault: Option<String>,
+}
+
+impl Provisioned {
+    pub fn assigned(assigned: &Assigned, now: Wall) -> Provisioned {
+        Provisioned { assigned: Some(assigned.clone()), since: now, fault: None }
+    }
+
+    /// What was assigned before stays in force.
+    pub fn failed(&mut self, why: &str, now: Wall) {
+        if self.fault.is_none() {
+            self.since = now;
+        }
+        self.fault = Some(why.to_owned());
     }
 }
 
@@ -209,9 +268,14 @@ pub struct Board {
     pub twins: RefCell<BTreeMap<String, Twin>>,
     /// What was made in the hub's registry, by module.
     pub identities: RefCell<BTreeMap<String, Value>>,
+    /// Identities of the runtime itself.
+    pub seats: RefCell<BTreeMap<String, Rc<SeatEnds>>>,
+    pub provisioned: RefCell<Provisioned>,
     /// By module.
     pub uplinks: RefCell<BTreeMap<String, Rc<Uplink>>>,
     pub taps: RefCell<Vec<Tap>>,
+    /// Who waits for an instance to run.
+    arrivals: RefCell<Vec<Sender<()>>>,
     warnings: RefCell<VecDeque<String>>,
     /// Files of the drop-in folders that are no images, with the reason.
     pub rejected: RefCell<BTreeMap<String, String>>,
@@ -220,6 +284,21 @@ pub struct Board {
 impl Board {
     pub fn slot(&self, name: &str) -> Option<Rc<Slot>> {
         self.slots.borrow().get(name).cloned()
+    }
+
+    /// Woken when an instance has come to run, whichever; look again then.
+    pub fn next_arrival(&self) -> Receiver<()> {
+        let (come, comes) = smol::channel::bounded(1);
+        let mut arrivals = self.arrivals.borrow_mut();
+        arrivals.retain(|waiting| !waiting.is_closed());
+        arrivals.push(come);
+        comes
+    }
+
+    pub fn arrived(&self) {
+        for waiting in self.arrivals.take() {
+            let _ = waiting.try_send(());
+        }
     }
 
     /// Shown in `status` until the runtime ends, and logged once.

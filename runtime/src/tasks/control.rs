@@ -11,7 +11,7 @@ use smol::channel::{Receiver, Sender, TrySendError};
 use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Timer};
 
-use super::mailbox::{Answer, Ask, Call, Refusal};
+use super::mailbox::{Answer, Ask, Call, Refusal, letter_id, which};
 use crate::io::http::{self, Body, BodyFault, Content, Reply, Request};
 use crate::io::peer;
 use crate::logic::message_json::{record_from_line, to_base64};
@@ -125,7 +125,13 @@ enum Resource {
     Messages(String, String),
     Tap,
     Trace,
+    DeadLetters,
+    DeadLetter(String),
+    ReplayDead,
+    PurgeDead,
     Metrics,
+    Identities,
+    Identity(String),
 }
 
 impl Resource {
@@ -137,7 +143,13 @@ impl Resource {
             ["tap"] => Resource::Tap,
             ["trace"] => Resource::Trace,
             ["metrics"] => Resource::Metrics,
+            ["dead-letters"] => Resource::DeadLetters,
+            ["dead-letters", "replay"] => Resource::ReplayDead,
+            ["dead-letters", "purge"] => Resource::PurgeDead,
+            ["dead-letters", id] => Resource::DeadLetter((*id).into()),
             ["modules"] => Resource::Modules,
+            ["identities"] => Resource::Identities,
+            ["identities", m] => Resource::Identity((*m).into()),
             ["modules", m] => Resource::Module((*m).into()),
             ["modules", m, "restart"] => Resource::Restart((*m).into()),
             ["modules", m, "twin"] => Resource::Twin((*m).into()),
@@ -151,7 +163,9 @@ impl Resource {
     fn allow(&self) -> &'static str {
         match self {
             Resource::Restart(_) | Resource::Method(..) | Resource::Messages(..) => "POST",
+            Resource::ReplayDead | Resource::PurgeDead => "POST",
             Resource::Twin(_) => "GET, PATCH",
+            Resource::Identity(_) => "DELETE",
             _ => "GET",
         }
     }
@@ -162,6 +176,8 @@ impl Resource {
             Resource::Logs(_) => &["follow", "since", "tail"],
             Resource::Tap => &["from", "where"],
             Resource::Trace => &["source", "output", "id", "limit"],
+            Resource::DeadLetters => &["endpoint", "limit"],
+            Resource::ReplayDead | Resource::PurgeDead => &["id", "endpoint", "all"],
             _ => &[],
         }
     }
@@ -243,6 +259,16 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
             Ask::Tap { from: value("from").map(str::to_owned), condition: value("where").map(str::to_owned) }
         }
         Resource::Metrics => Ask::Metrics,
+        Resource::Identities => Ask::Identities,
+        Resource::Identity(module) => Ask::RemoveIdentity { module },
+        Resource::DeadLetters => {
+            let limit = value("limit").map_or(Some(usize::MAX), |text| text.parse().ok().filter(|n| *n > 0));
+            let limit = limit.ok_or_else(|| wrong("limit", "a number of dead letters, 1 or more"))?;
+            Ask::DeadLetters { endpoint: value("endpoint").map(str::to_owned), limit }
+        }
+        Resource::DeadLetter(id) => Ask::DeadLetter { id: letter_id(&id)? },
+        Resource::ReplayDead => Ask::ReplayDead(which(query)?),
+        Resource::PurgeDead => Ask::PurgeDead(which(query)?),
         Resource::Trace => {
             let limit = value("limit").map_or(Some(TRACE_LIMIT), |text| text.parse().ok().filter(|n| *n > 0));
             let limit = limit.ok_or_else(|| wrong("limit", "a number of messages, 1 or more"))?;

@@ -1,195 +1,327 @@
 //! Sees to it that every module that runs has an identity in the hub and a way to it: from the configuration, from what was made
-//! before, or made now over the registry. Must never make two for one module, and never need the cloud for one that it made before.
+//! before, or made now over the registry. Must never make two for one module, never need the cloud for one that it made before, and
+//! never give a new identity to one that was revoked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
-use smol::channel::{Receiver, bounded};
+use smol::channel::Receiver;
 
-use super::board::Uplink;
-use super::upstream::Upstream;
+use super::mailbox::{Refusal, Removal};
+use super::registry::{self, start_uplink};
 use super::world::World;
-use crate::io::rest::{self, Question};
+use super::{provision, removal};
 use crate::logic::registration::{Outcome, Registration};
-use crate::logic::sas;
-use crate::logic::session::{Session, SessionConfig};
 use crate::model::identity::Credentials;
 use crate::model::time::Mono;
 
-/// Life of the token of one request: enough for a slow network, and for a clock that is some minutes off.
-const TOKEN_LIFE_S: i64 = 600;
+/// Between two looks at the registry for an identity whose token is not accepted, ms.
+const DOUBT_MS: u64 = 60_000;
+/// Before the provisioning service is asked again although it has just answered, doubled each time up to the next, ms.
+const AGAIN_MS: u64 = 30_000;
+const AGAIN_MAX_MS: u64 = 3_600_000;
 
-/// Modules on their way into the registry, with when to go on.
-type Pending = BTreeMap<String, (Registration, Mono)>;
+/// What wakes the loop.
+pub struct Wakes {
+    /// Instances came or went, a connection ended for good, or a token was refused.
+    pub changed: Receiver<()>,
+    pub removals: Receiver<Removal>,
+}
 
-/// For as long as the runtime runs. `changed` says that instances came or went.
-pub async fn run(world: Rc<World>, changed: Receiver<()>) {
+/// The identities of one device in one hub.
+struct Identities {
+    world: Rc<World>,
+    device: Credentials,
+    /// On their way into the registry, or looked up there, with when to go on.
+    pending: BTreeMap<String, (Registration, Mono)>,
+    /// To be made anew: the device was assigned again.
+    again: BTreeSet<String>,
+    /// To be connected as soon as their former connection is gone.
+    ready: BTreeMap<String, Credentials>,
+    /// When an identity that is refused may be looked up.
+    doubts: BTreeMap<String, Mono>,
+    /// What was logged last, by module.
+    said: BTreeMap<String, String>,
+}
+
+/// For as long as the runtime runs.
+pub async fn run(world: Rc<World>, wakes: Wakes) {
     for (module, identity) in &world.config.cloud.modules {
         start_uplink(&world, module, identity.clone());
     }
-    let Some(device) = world.config.cloud.device.clone() else { return };
-    for (module, identity) in made_before(&world, &device) {
-        start_uplink(&world, &module, identity);
-    }
-    let mut pending = Pending::new();
-    let mut said: BTreeMap<String, String> = BTreeMap::new();
+    let dps = world.config.cloud.dps.clone();
+    let device = match (&world.config.cloud.device, &dps) {
+        (Some(device), _) => device.clone(),
+        (None, Some(dps)) => provision::run(&world, dps).await,
+        (None, None) => return removal::refuse_all(&wakes.removals).await,
+    };
+    let (mut own, mut asked, mut not_before) = (Identities::new(&world, device), 0, Mono(0));
     loop {
-        wanted(&world, &device, &mut pending);
-        let now = world.port.now().mono;
-        let due = pending.iter().filter(|(_, (_, at))| *at <= now).map(|(module, _)| module.clone()).next();
-        match due {
-            Some(module) => {
-                if let Some((registration, _)) = pending.remove(&module)
-                    && let Some(left) = register(&world, &device, &module, registration, &mut said).await
-                {
-                    pending.insert(module, left);
-                }
-            }
-            None => wait(pending.values().map(|(_, at)| at.since(now)).min(), &changed).await,
+        own.serve(&wakes, not_before).await;
+        let Some(dps) = &dps else { continue };
+        log::warn!(
+            "provisioning registration={} status=again reason=\"the hub {} refuses this device\"",
+            dps.registration_id,
+            own.device.host_name
+        );
+        let assigned = async { Some(provision::run(&world, dps).await) };
+        // Switched on again, or refused by mistake.
+        let accepted = async {
+            while wakes.changed.recv().await.is_ok() && !own.is_any_connected() {}
+            None
+        };
+        if let Some(device) = smol::future::or(assigned, accepted).await {
+            own.assigned_again(device);
         }
+        let wait = AGAIN_MS.saturating_mul(1 << asked).min(AGAIN_MAX_MS);
+        not_before = world.port.now().mono.plus(wait);
+        asked = if own.is_any_connected() { 0 } else { (asked + 1).min(16) };
     }
 }
 
-async fn wait(ms: Option<u64>, changed: &Receiver<()>) {
+impl Identities {
+    fn new(world: &Rc<World>, device: Credentials) -> Identities {
+        let mut own = Identities {
+            world: Rc::clone(world),
+            device,
+            pending: BTreeMap::new(),
+            again: BTreeSet::new(),
+            ready: BTreeMap::new(),
+            doubts: BTreeMap::new(),
+            said: BTreeMap::new(),
+        };
+        own.ready = own.made_before();
+        own
+    }
+
+    /// Until the hub refuses the device, where somebody can tell another hub; not before that time.
+    async fn serve(&mut self, wakes: &Wakes, not_before: Mono) {
+        loop {
+            self.start_ready();
+            self.wake_all();
+            self.wanted();
+            self.doubtful();
+            let now = self.world.port.now().mono;
+            let due = self.pending.iter().filter(|(_, (_, at))| *at <= now).map(|(module, _)| module.clone()).next();
+            let Some(module) = due else {
+                let first = self.pending.values().map(|(_, at)| at.since(now)).min();
+                if let Some(removal) = wait(first, wakes).await {
+                    self.remove(removal).await;
+                }
+                continue;
+            };
+            let Some((registration, _)) = self.pending.remove(&module) else { continue };
+            let refused = self.register(&module, registration).await;
+            if refused && self.world.config.cloud.dps.is_some() && not_before <= self.world.port.now().mono {
+                return;
+            }
+        }
+    }
+
+    fn start_ready(&mut self) {
+        let free = |module: &String| !self.world.board.uplinks.borrow().contains_key(module);
+        let free: Vec<String> = self.ready.keys().filter(|module| free(module)).cloned().collect();
+        for module in free {
+            if let Some(identity) = self.ready.remove(&module) {
+                start_uplink(&self.world, &module, identity);
+            }
+        }
+    }
+
+    /// A module that came or went changes whether its connection is kept.
+    fn wake_all(&self) {
+        for uplink in self.world.board.uplinks.borrow().values().filter(|uplink| uplink.resting.get()) {
+            let _ = uplink.wake.try_send(());
+        }
+    }
+
+    /// Instances, and identities of the runtime itself, without a way to the cloud.
+    fn wanted(&mut self) {
+        let world = Rc::clone(&self.world);
+        let (slots, seats, uplinks) =
+            (world.board.slots.borrow(), world.board.seats.borrow(), world.board.uplinks.borrow());
+        let is_wanted = |module: &String| slots.contains_key(module) || seats.contains_key(module);
+        self.pending.retain(|module, (r, _)| is_wanted(module) || self.again.contains(module) || r.is_check());
+        let new = slots.keys().chain(seats.keys()).filter(|module| !uplinks.contains_key(*module));
+        let new: BTreeSet<String> = new.chain(&self.again).cloned().collect();
+        for module in new.into_iter().filter(|module| !self.ready.contains_key(module)) {
+            if !self.pending.contains_key(&module)
+                && let Some(registration) = self.registration(&module)
+            {
+                self.pending.insert(module, (registration, Mono(0)));
+            }
+        }
+    }
+
+    fn registration(&self, module: &str) -> Option<Registration> {
+        match self.world.keys.identity(module) {
+            Ok(keys) => {
+                let [primary, secondary] = keys.map(|key| BASE64.encode(key.bytes()));
+                Some(Registration::new(&self.device.device_id, module, primary, secondary))
+            }
+            Err(error) => {
+                self.world.board.warn(format!("{module} gets no identity in the cloud: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Those that the hub knew and refuses now: the registry says why.
+    fn doubtful(&mut self) {
+        let now = self.world.port.now().mono;
+        let known = self.world.board.identities.borrow();
+        let refused: Vec<String> = {
+            let uplinks = self.world.board.uplinks.borrow();
+            let doubtful = uplinks.values().filter(|uplink| uplink.refused.get() && known.contains_key(&uplink.module));
+            doubtful.map(|uplink| uplink.module.clone()).collect()
+        };
+        for module in refused {
+            let early = self.doubts.get(&module).is_some_and(|at| *at > now);
+            if early || self.pending.contains_key(&module) {
+                continue;
+            }
+            if let Some(registration) = self.registration(&module) {
+                self.doubts.insert(module.clone(), now.plus(DOUBT_MS));
+                self.pending.insert(module, (registration.check(), now));
+            }
+        }
+    }
+
+    /// Asks until it is done, or has failed for now. True where the hub refuses the device itself.
+    async fn register(&mut self, module: &str, mut registration: Registration) -> bool {
+        let world = Rc::clone(&self.world);
+        loop {
+            let outcome = registry::ask(&world, &self.device, &mut registration).await;
+            let now = world.port.now().mono;
+            let (why, at, refused) = match outcome {
+                Outcome::Continue => continue,
+                Outcome::Done { generation_id } => {
+                    self.said.remove(module);
+                    self.done(module, &generation_id, registration.is_check());
+                    return false;
+                }
+                Outcome::Revoked { why } => {
+                    self.revoked(module, why);
+                    return false;
+                }
+                Outcome::Failed { why, at } => (why, at, false),
+                Outcome::Refused { why, at } => (why, at, true),
+            };
+            // One line for one reason, however often it is met; of one that was connected its connection has told.
+            let quiet = self.said.get(module) == Some(&why) || registration.is_check();
+            let level = if quiet { log::Level::Debug } else { log::Level::Warn };
+            log::log!(level, "identity module={module} status=missing retry_in_ms={} reason={why:?}", at.since(now));
+            self.said.insert(module.to_owned(), why);
+            if !registration.is_check() {
+                self.pending.insert(module.to_owned(), (registration, at));
+            }
+            return refused;
+        }
+    }
+
+    fn done(&mut self, module: &str, generation_id: &str, was_check: bool) {
+        let known = self.world.board.identities.borrow().get(module).cloned();
+        if was_check {
+            let before = known.as_ref().and_then(|known| known["generationId"].as_str()).unwrap_or_default();
+            if before != generation_id && !before.is_empty() {
+                self.revoked(module, "another identity of its name was made in the hub".to_owned());
+            }
+            return;
+        }
+        self.again.remove(module);
+        let Ok([primary, _]) = self.world.keys.identity(module) else { return };
+        let host = &self.device.host_name;
+        log::info!("identity module={module} status=registered host={host} generation_id={generation_id}");
+        let identity = Credentials { module_id: Some(module.to_owned()), key: primary, ..self.device.clone() };
+        let document = json!({"host": host, "device": identity.device_id, "generationId": generation_id});
+        let bytes = document.to_string().into_bytes();
+        self.world
+            .port
+            .turn(|hub, now| hub.put_document(now, &format!("identity/{module}"), Some(bytes.clone()), true));
+        self.world.board.identities.borrow_mut().insert(module.to_owned(), document);
+        self.ready.insert(module.to_owned(), identity);
+    }
+
+    fn revoked(&mut self, module: &str, why: String) {
+        let uplinks = self.world.board.uplinks.borrow();
+        let Some(uplink) = uplinks.get(module) else { return };
+        if uplink.revoked.borrow().as_ref() != Some(&why) {
+            log::warn!(
+                "identity module={module} status=revoked reason={why:?} action=\"its messages are held until they expire; skerry identity \
+                 remove {module} lets it have a new one\""
+            );
+        }
+        *uplink.revoked.borrow_mut() = Some(why);
+    }
+
+    /// Identities of this device in this hub that were made before, also of modules that do not run any more: their messages may wait.
+    fn made_before(&self) -> BTreeMap<String, Credentials> {
+        let known = self.world.board.identities.borrow();
+        let device = &self.device;
+        let ours = |document: &Value| document["host"] == device.host_name && document["device"] == device.device_id;
+        let mut found = BTreeMap::new();
+        for (module, _) in known.iter().filter(|(_, document)| ours(document)) {
+            match self.world.keys.identity(module) {
+                Ok([key, _]) => {
+                    let identity = Credentials { module_id: Some(module.clone()), key, ..device.clone() };
+                    found.insert(module.clone(), identity);
+                }
+                Err(error) => self.world.board.warn(format!("{module} can't prove its identity: {error}")),
+            }
+        }
+        found
+    }
+
+    fn is_any_connected(&self) -> bool {
+        self.world.board.uplinks.borrow().values().any(|uplink| uplink.connected.get())
+    }
+
+    /// All identities are made in the hub that was assigned now, which may be the same one without them.
+    fn assigned_again(&mut self, device: Credentials) {
+        self.device = device;
+        self.pending.clear();
+        self.doubts.clear();
+        let known = self.world.board.identities.borrow();
+        self.again = known.keys().cloned().collect();
+        let uplinks = self.world.board.uplinks.borrow();
+        for uplink in uplinks.values().filter(|uplink| known.contains_key(&uplink.module)) {
+            uplink.end();
+        }
+    }
+
+    async fn remove(&mut self, Removal { module, answer }: Removal) {
+        let result = self.remove_one(&module).await;
+        let _ = answer.try_send(result);
+    }
+
+    async fn remove_one(&mut self, module: &str) -> Result<Value, Refusal> {
+        removal::judge(&self.world, module)?;
+        let removed = removal::from_hub(&self.world, &self.device, module).await?;
+        self.pending.remove(module);
+        self.ready.remove(module);
+        self.again.remove(module);
+        self.said.remove(module);
+        removal::forget(&self.world, module)?;
+        log::info!("identity module={module} status=removed hub={removed}");
+        Ok(json!({"module": module, "hub": removed, "waiting": removal::waiting(&self.world, module)}))
+    }
+}
+
+async fn wait(ms: Option<u64>, wakes: &Wakes) -> Option<Removal> {
     let due = async {
         match ms {
             Some(ms) => drop(smol::Timer::after(Duration::from_millis(ms)).await),
             None => std::future::pending().await,
         }
+        None
     };
     let changed = async {
-        let _ = changed.recv().await;
+        let _ = wakes.changed.recv().await;
+        None
     };
-    smol::future::or(changed, due).await;
-}
-
-/// Instances without a way to the cloud.
-fn wanted(world: &World, device: &Credentials, pending: &mut Pending) {
-    let slots = world.board.slots.borrow();
-    pending.retain(|module, _| slots.contains_key(module));
-    for module in slots.keys() {
-        if world.board.uplinks.borrow().contains_key(module) || pending.contains_key(module) {
-            continue;
-        }
-        match world.keys.identity(module) {
-            Ok(keys) => {
-                let [primary, secondary] = keys.map(|key| BASE64.encode(key.bytes()));
-                let registration = Registration::new(&device.device_id, module, primary, secondary);
-                pending.insert(module.clone(), (registration, Mono(0)));
-            }
-            Err(error) => world.board.warn(format!("{module} gets no identity in the cloud: {error}")),
-        }
-    }
-}
-
-/// Asks until it is done, or has failed for now: then when to go on.
-async fn register(
-    world: &Rc<World>,
-    device: &Credentials,
-    module: &str,
-    mut registration: Registration,
-    said: &mut BTreeMap<String, String>,
-) -> Option<(Registration, Mono)> {
-    loop {
-        let request = registration.request();
-        let authorization = token(world, device);
-        let question = Question {
-            method: request.method,
-            target: &request.target,
-            authorization: &authorization,
-            if_match: request.if_match,
-            body: request.body.as_ref().map(|body| body.to_string().into_bytes()),
-        };
-        let dialler = world.dialler.as_ref()?;
-        let answer = rest::ask(dialler, &device.host_name, question).await;
-        let now = world.port.now().mono;
-        let outcome = match answer {
-            Ok(answer) => {
-                // A token that was made too early for the cloud: once more with the time that it says.
-                let news = answer.date.is_some_and(|date| world.learn_time(date));
-                if news && answer.status == 401 {
-                    continue;
-                }
-                registration.handle_answer(now, answer.status, &answer.body)
-            }
-            Err(why) => registration.handle_unreachable(now, why),
-        };
-        match outcome {
-            Outcome::Continue => {}
-            Outcome::Done { generation_id } => {
-                said.remove(module);
-                made(world, device, module, &generation_id);
-                return None;
-            }
-            Outcome::Failed { why, at } => {
-                // One line for one reason, however often it is met.
-                let level = if said.get(module) == Some(&why) { log::Level::Debug } else { log::Level::Warn };
-                log::log!(
-                    level,
-                    "identity module={module} status=missing retry_in_ms={} reason={why:?}",
-                    at.since(now)
-                );
-                said.insert(module.to_owned(), why);
-                return Some((registration, at));
-            }
-        }
-    }
-}
-
-fn token(world: &World, device: &Credentials) -> String {
-    let expires = world.floor.now().0.div_euclid(1_000).saturating_add(TOKEN_LIFE_S);
-    sas::token(&device.key, &device.resource_uri(), expires)
-}
-
-fn made(world: &Rc<World>, device: &Credentials, module: &str, generation_id: &str) {
-    let Ok([primary, _]) = world.keys.identity(module) else { return };
-    log::info!("identity module={module} status=registered host={} generation_id={generation_id}", device.host_name);
-    let identity = Credentials { module_id: Some(module.to_owned()), key: primary, ..device.clone() };
-    let document = json!({"host": identity.host_name, "device": identity.device_id, "generationId": generation_id});
-    let bytes = document.to_string().into_bytes();
-    world.port.turn(|hub, now| hub.put_document(now, &format!("identity/{module}"), Some(bytes.clone()), true));
-    world.board.identities.borrow_mut().insert(module.to_owned(), document);
-    start_uplink(world, module, identity);
-}
-
-/// Identities of this device in this hub that were made before, also of modules that do not run any more: their messages may wait.
-fn made_before(world: &World, device: &Credentials) -> Vec<(String, Credentials)> {
-    let known = world.board.identities.borrow();
-    let ours = |document: &Value| document["host"] == device.host_name && document["device"] == device.device_id;
-    let mut found = Vec::new();
-    for (module, _) in known.iter().filter(|(_, document)| ours(document)) {
-        match world.keys.identity(module) {
-            Ok([key, _]) => {
-                found.push((module.clone(), Credentials { module_id: Some(module.clone()), key, ..device.clone() }));
-            }
-            Err(error) => world.board.warn(format!("{module} can't prove its identity: {error}")),
-        }
-    }
-    found
-}
-
-fn start_uplink(world: &Rc<World>, module: &str, identity: Credentials) {
-    let Some(dialler) = &world.dialler else { return };
-    if world.board.uplinks.borrow().contains_key(module) {
-        return;
-    }
-    let cloud = &world.config.cloud;
-    let config = SessionConfig {
-        keep_alive: cloud.keep_alive,
-        operation_timeout: cloud.operation_timeout,
-        token_ttl: cloud.token_ttl,
-        retry_max: cloud.retry_max,
-    };
-    let now = world.port.now();
-    // Only to spread a fleet's attempts: what was built on one day and started together must not retry together.
-    let start = now.wall.0 as u64 ^ (u64::from(std::process::id()) << 40) ^ now.mono.0;
-    let seed = module.bytes().fold(start, |seed, byte| seed.rotate_left(7) ^ u64::from(byte));
-    let (wake, wakes) = bounded(1);
-    let uplink = Rc::new(Uplink::new(module, &identity, wake, now.wall));
-    world.board.uplinks.borrow_mut().insert(module.to_owned(), Rc::clone(&uplink));
-    let session = Session::new(identity, config, seed);
-    world.executor.spawn(Upstream::new(world, &uplink, dialler, session, wakes).run()).detach();
+    let asked = async { wakes.removals.recv().await.ok() };
+    smol::future::or(asked, smol::future::or(changed, due)).await
 }

@@ -2,6 +2,7 @@
 //! Must never wait for it without an end.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smol::channel::{Receiver, Sender};
@@ -148,6 +149,7 @@ impl Life {
                     }
                     if let Some(Due::Healthy) = restart.on_timeout(now) {
                         log::info!("instance={}/{} healthy=true", self.slot.name, self.slot.generation.get());
+                        self.world.image_proved(&self.slot.image.borrow());
                     }
                     self.check_hang();
                 }
@@ -203,6 +205,7 @@ impl Life {
                 restart.handle_started(now.mono);
                 self.slot.set_status(Status::Running, now);
                 self.slot.link.set(self.link);
+                self.world.board.arrived();
                 if let Some(link) = self.link {
                     self.world.port.turn(|hub, _| hub.ready(link));
                 }
@@ -353,11 +356,12 @@ impl Life {
         }
         self.tasks.clear();
         let End::Exited(exit) = end else { return None };
-        self.report(exit, &page);
+        self.report(exit, &page).await;
         (page.delivery != 0).then_some(page.delivery)
     }
 
-    fn report(&self, exit: &Exit, page: &Snapshot) {
+    /// Written by another thread: a disk may take its time, and everybody's messages pass through this one.
+    async fn report(&self, exit: &Exit, page: &Snapshot) {
         let now = self.world.port.now();
         let text = match &self.panic {
             Some(panic) => format!("{exit} (last panic: {panic})"),
@@ -374,20 +378,29 @@ impl Life {
         if exit.is_success() {
             return;
         }
-        let image = self.slot.image.borrow().clone();
-        let log = self.slot.log.borrow().text();
-        let crash = Crash {
-            module: &self.slot.name,
-            generation: self.slot.generation.get(),
-            at: now.wall,
-            exit,
-            image: &format!("{} {}", image.name, image.version),
-            digest: &image.digest,
-            build_id: image.build_id.as_deref(),
-            message: message.as_deref(),
-            log: log.as_bytes(),
+        let (name, digest, build_id) = {
+            let image = self.slot.image.borrow();
+            (format!("{} {}", image.name, image.version), image.digest.clone(), image.build_id.clone())
         };
-        match self.world.crashes.borrow_mut().write(now.mono, &crash) {
+        let log = self.slot.log.borrow().text();
+        let (module, exit, crashes) = (self.slot.name.clone(), exit.clone(), Arc::clone(&self.world.crashes));
+        let generation = self.slot.generation.get();
+        let written = smol::unblock(move || {
+            let crash = Crash {
+                module: &module,
+                generation,
+                at: now.wall,
+                exit: &exit,
+                image: &name,
+                digest: &digest,
+                build_id: build_id.as_deref(),
+                message: message.as_deref(),
+                log: log.as_bytes(),
+            };
+            // What a panic left behind is only when each module last got a report.
+            crashes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).write(now.mono, &crash)
+        });
+        match written.await {
             Ok(Some(path)) => log::info!("instance={} crash_report={}", self.slot.name, path.display()),
             Ok(None) => {}
             Err(error) => log::warn!("instance={} crash_report=failed reason=\"{error}\"", self.slot.name),

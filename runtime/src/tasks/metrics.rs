@@ -6,14 +6,12 @@ use super::storage::Job;
 use super::wear::written_bytes;
 use super::world::World;
 use crate::io::disk::{self, Disk};
+use crate::io::store::Sizes;
 use crate::logic::hub::{Overview, SourceView, StoreState};
 use crate::logic::metrics::{Kind, Page};
 use crate::model::endpoint::{Endpoint, Priority};
 use crate::model::time::Now;
 use std::rc::Rc;
-
-/// File bytes, bytes in blocks, quota.
-type Sizes = (u64, u64, u64);
 
 pub async fn text(world: &World, jobs: &smol::channel::Sender<Job>) -> String {
     let (answer, sizes) = smol::channel::bounded(1);
@@ -141,6 +139,11 @@ fn queues(page: &mut Page, overview: &Overview) {
 
 fn modules(page: &mut Page, world: &World, now: Now) {
     let slots: Vec<Rc<Slot>> = world.board.slots.borrow().values().cloned().collect();
+    let help = "Attempts of a module at what is another's: refused.";
+    let mut family = page.family("skerry_scope_refused_total", Kind::Counter, help);
+    for slot in &slots {
+        family.sample(&[("module_name", &slot.name)], slot.scope_refused.get());
+    }
     let mut family =
         page.family("edgeAgent_total_time_running_correctly_seconds", Kind::Gauge, "How long a module has run.");
     for slot in &slots {
@@ -204,13 +207,15 @@ fn device(page: &mut Page, world: &World, now: Now) {
     page.family("edgeAgent_total_disk_space_bytes", Kind::Gauge, "Its size.").sample(&labels, total);
 }
 
-fn store(page: &mut Page, overview: &Overview, (file, blocks, quota): Sizes) {
+fn store(page: &mut Page, overview: &Overview, sizes: Sizes) {
     let mut one = |name, kind, help, value: u64| {
         page.family(name, kind, help).sample(&[], value);
     };
-    one("skerry_store_bytes", Kind::Gauge, "Size of the store on disk.", file);
-    one("skerry_store_block_bytes", Kind::Gauge, "Bytes of stored messages in it, compressed.", blocks);
-    one("skerry_store_quota_bytes", Kind::Gauge, "What they may take.", quota);
+    one("skerry_store_bytes", Kind::Gauge, "Size of the store on disk.", sizes.files);
+    one("skerry_store_block_bytes", Kind::Gauge, "Bytes of stored messages in it, compressed.", sizes.blocks);
+    one("skerry_store_quota_bytes", Kind::Gauge, "What they may take.", sizes.quota);
+    one("skerry_dead_letters", Kind::Gauge, "Dead letters that are kept.", sizes.dead.letters);
+    one("skerry_dead_letters_bytes", Kind::Gauge, "What they take.", sizes.dead.bytes);
     if let Some(bytes) = written_bytes() {
         one(
             "skerry_written_bytes_total",

@@ -13,7 +13,7 @@ use smol::channel::{Receiver, Sender};
 
 use super::storage::{Done, Job};
 use crate::io::clock::Clock;
-use crate::logic::hub::{Hub, LinkIx};
+use crate::logic::hub::{Hub, LetterId, LinkIx};
 use crate::model::time::{Mono, Now};
 use skerry_abi::wire::frame::{self, Outcome, ToHost};
 
@@ -38,6 +38,8 @@ pub struct Port {
     /// Who waits for the commit of a document: (commit, where to say so).
     waiting: RefCell<Vec<Waiting>>,
     last_commit: Cell<u64>,
+    /// Who waits to hear of a dead letter.
+    letters: RefCell<HashMap<LetterId, Sender<Result<(), String>>>>,
 }
 
 type Waiting = (u64, Sender<Result<(), String>>);
@@ -55,6 +57,7 @@ impl Port {
             rearm,
             waiting: RefCell::default(),
             last_commit: Cell::new(0),
+            letters: RefCell::default(),
         };
         (port, rearmed)
     }
@@ -117,7 +120,19 @@ impl Port {
         wait
     }
 
+    /// Says what comes of a replay or purge. Asked right after the turn that began it: no answer comes before a commit.
+    pub fn when_answered(&self, id: LetterId) -> Receiver<Result<(), String>> {
+        let (answer, answered) = smol::channel::bounded(1);
+        self.letters.borrow_mut().insert(id, answer);
+        answered
+    }
+
     fn carry_out(&self, hub: &mut Hub, now: Now) {
+        for (id, result) in hub.take_answered() {
+            if let Some(answer) = self.letters.borrow_mut().remove(&id) {
+                let _ = answer.try_send(result);
+            }
+        }
         while let Some(ix) = hub.take_output() {
             self.write(hub, ix);
         }
@@ -194,10 +209,14 @@ impl Port {
             }
             Done::Loaded { request, result } => self.turn(|hub, now| match result {
                 Ok(block) => {
-                    if let Some(reason) = block.as_ref().and_then(|block| block.unreadable.as_ref()) {
-                        log::error!(
-                            "store read=failed reason={reason:?} action=\"its messages count as dead letters; check the disk\""
-                        );
+                    if let Some(block) = block.as_ref()
+                        && let Some(reason) = &block.unreadable
+                    {
+                        let action = match block.messages.is_empty() {
+                            true => "its messages count as dead letters; check the disk",
+                            false => "its messages are delivered once more; check the disk",
+                        };
+                        log::error!("store read=failed reason={reason:?} action={action:?}");
                     }
                     hub.handle_loaded(now, request, block);
                 }

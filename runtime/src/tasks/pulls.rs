@@ -13,13 +13,18 @@ use crate::io::clock::{self, TimeFloor};
 use crate::io::download::Progress;
 use crate::io::fetch::Fault;
 use crate::io::images::Images;
+use crate::io::proved::Proved;
 use crate::io::pull::{Errand, Pulled};
-use crate::model::config::{Proxy, PullsConfig};
+use crate::logic::signature;
+use crate::model::config::{Config, ImagesConfig, Proxy, PullsConfig};
 use crate::model::image::Image;
 use crate::model::reference::{PullPolicy, Reference, RegistryCredentials};
 
 pub struct Pulls {
     images: Images,
+    /// Who may run.
+    policy: ImagesConfig,
+    proved: Rc<Proved>,
     config: PullsConfig,
     proxy: Option<Proxy>,
     floor: Arc<TimeFloor>,
@@ -46,54 +51,75 @@ pub struct Got {
     pub signatures: Option<String>,
     /// Why it was not asked for again: what is at hand is used.
     pub stale: Option<String>,
+    /// What is to be said about it although it may run.
+    pub remark: Option<String>,
 }
 
 impl Pulls {
-    pub fn new(images: Images, config: PullsConfig, proxy: Option<Proxy>, floor: Arc<TimeFloor>) -> Pulls {
-        Pulls { images, config, proxy, floor, going_on: RefCell::default(), queues: RefCell::default() }
+    pub fn new(images: Images, config: &Config, proved: Rc<Proved>, floor: Arc<TimeFloor>) -> Pulls {
+        let (policy, proxy, config) = (config.images.clone(), config.cloud.proxy.clone(), config.pulls.clone());
+        Pulls { images, policy, proved, config, proxy, floor, going_on: RefCell::default(), queues: RefCell::default() }
     }
 
-    /// The image of a reference: brought here if need be. Without a network the one that was brought before will do, also under a
-    /// tag. The error is a sentence for the operator, with the reference in it. Dropped before its end, the pull ends too; what has
-    /// come by then is continued the next time.
+    /// The image of a reference: brought here if need be, and let in. Without a network the one that was brought before will do, also
+    /// under a tag. The error is a sentence for the operator, with the reference in it. Dropped before its end, the pull ends too;
+    /// what has come by then is continued the next time.
     pub async fn get(
         &self,
         reference: &Reference,
         credentials: &[RegistryCredentials],
         policy: PullPolicy,
     ) -> Result<Got, String> {
-        let at_hand = self.at_hand(reference).await;
-        if let Some(got) = at_hand.clone().filter(|_| policy == PullPolicy::Never || !reference.may_move()) {
-            return Ok(got);
-        }
-        if policy == PullPolicy::Never {
-            return Err(format!(
-                "{reference}: it is not at hand, and imagePullPolicy is \"never\"; pull it with skerry pull first"
-            ));
-        }
-        match self.pull(reference, credentials).await {
-            Ok(Pulled { image, signatures }) => {
-                log::info!("image={reference} name={} version={} digest={}", image.name, image.version, image.digest);
-                Ok(Got { image: Rc::new(image), signatures, stale: None })
+        let at_hand = self.stored(reference).await;
+        let enough = policy == PullPolicy::Never || !reference.may_move();
+        let got = match at_hand {
+            Some(got) if enough => got,
+            None if policy == PullPolicy::Never => {
+                return Err(format!(
+                    "{reference} is not at hand, and imagePullPolicy is \"never\"; bring it here with skerry pull"
+                ));
             }
-            Err(fault) => match (fault, at_hand) {
-                (Fault::Away(why), Some(got)) => {
-                    log::warn!("image={reference} pulled=false used={} reason=\"{why}\"", got.image.digest);
-                    Ok(Got { stale: Some(why), ..got })
+            at_hand => match (self.pull(reference, credentials).await, at_hand) {
+                (Ok(Pulled { image, signatures }), _) => {
+                    log::info!(
+                        "image={reference} name={} version={} digest={}",
+                        image.name,
+                        image.version,
+                        image.digest
+                    );
+                    Got { image: Rc::new(image), signatures, stale: None, remark: None }
                 }
-                (fault, _) => Err(fault.text().to_owned()),
+                (Err(Fault::Away(why)), Some(got)) => {
+                    log::warn!("image={reference} pulled=false used={} reason=\"{why}\"", got.image.digest);
+                    Got { stale: Some(why), ..got }
+                }
+                (Err(fault), _) => return Err(fault.text().to_owned()),
             },
-        }
+        };
+        self.admit(reference, got)
     }
 
-    /// What was brought before for a reference, without asking anybody.
-    pub async fn at_hand(&self, reference: &Reference) -> Option<Got> {
+    /// What was brought before for a reference, if it is let in today; nobody is asked.
+    pub async fn at_hand(&self, reference: &Reference) -> Option<Result<Got, String>> {
+        Some(self.admit(reference, self.stored(reference).await?))
+    }
+
+    fn admit(&self, reference: &Reference, got: Got) -> Result<Got, String> {
+        let Got { image, signatures, .. } = &got;
+        let proved = self.proved.version(&image.name);
+        // Who names a digest means this one and no other.
+        let pinned = !reference.may_move();
+        let remark = signature::admit(&self.policy, image, signatures.as_deref(), proved.as_deref(), pinned);
+        Ok(Got { remark: remark.map_err(|why| format!("{reference}: {why}"))?, ..got })
+    }
+
+    async fn stored(&self, reference: &Reference) -> Option<Got> {
         let book = self.images.book();
         let digest = book.references.get(&reference.to_string())?.digest.clone();
         let signatures = book.signatures.get(&digest).cloned();
         let images = self.images.clone();
         let image = smol::unblock(move || images.stored(&digest)).await?;
-        Some(Got { image: Rc::new(image), signatures, stale: None })
+        Some(Got { image: Rc::new(image), signatures, stale: None, remark: None })
     }
 
     /// Everything that is being pulled.

@@ -10,10 +10,11 @@ use smol::io::AsyncBufReadExt;
 use smol::stream::StreamExt;
 
 use super::board::Slot;
-use super::taps;
 use super::world::World;
+use super::{methods, taps};
 use crate::logic::hub::{Hub, LinkIx, Sent};
 use crate::logic::log_ring::LogLine;
+use crate::logic::scope;
 use crate::model::time::{Now, Wall};
 use skerry_abi::wire::frame::{self, FRAME_BYTES_MAX, FailureKind, FromHost, LINK_VERSION, ToHost};
 
@@ -43,7 +44,7 @@ pub async fn run(
     let mut left = Vec::new();
     let mut hello = false;
     loop {
-        let (batch, fault) = match read_batch(world, link, stream, &mut left, &mut hello) {
+        let (batch, fault) = match read_batch(world, slot, link, stream, &mut left, &mut hello) {
             Ok(Some(batch)) => batch,
             Ok(None) => return None,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -61,8 +62,9 @@ pub async fn run(
                 say(said).await;
             }
         }
-        if fault.is_some() {
-            return fault;
+        if let Some(fault) = fault {
+            slot.refuse_scope(&fault);
+            return Some(fault);
         }
         smol::future::yield_now().await;
     }
@@ -74,6 +76,7 @@ type Batch = (Vec<Owned>, Option<String>);
 /// One read and one turn of the hub. `Ok(None)`: the other side is gone.
 fn read_batch(
     world: &World,
+    slot: &Slot,
     link: LinkIx,
     stream: &Async<UnixStream>,
     left: &mut Vec<u8>,
@@ -94,7 +97,7 @@ fn read_batch(
     let bytes = &scratch[..have + count];
     let mut rest = bytes;
     let mut others = Vec::new();
-    let fault = world.port.turn(|hub, now| take_frames(hub, now, link, &mut rest, hello, &mut others));
+    let fault = world.port.turn(|hub, now| take_frames(hub, now, (slot, link), &mut rest, hello, &mut others));
     left.clear();
     left.extend_from_slice(rest);
     if left.is_empty() && left.capacity() > SCRATCH_BYTES {
@@ -110,7 +113,7 @@ fn read_batch(
 fn take_frames(
     hub: &mut Hub,
     now: Now,
-    link: LinkIx,
+    (slot, link): (&Slot, LinkIx),
     rest: &mut &[u8],
     hello: &mut bool,
     others: &mut Vec<Owned>,
@@ -136,6 +139,9 @@ fn take_frames(
         }
         let result = match decoded {
             FromHost::Publish { ticket, output, now: at_once, parents, record } => {
+                if usize::from(output) >= slot.image.borrow().outputs.len() {
+                    slot.refuse_scope(&format!("a message to output {output}, which it does not declare"));
+                }
                 hub.publish(now, link, Sent { ticket, output, at_once, parents, record })
             }
             FromHost::Complete { first, count, completion, reason } => {
@@ -159,6 +165,7 @@ enum Owned {
     Report { rid: u64, patch: String },
     MethodAnswer { rid: u64, status: i32, payload: Vec<u8> },
     Sign { rid: u64, bytes: Vec<u8> },
+    Call(methods::Call),
     Log { level: u8, at: Wall, target: String, text: String },
 }
 
@@ -176,6 +183,14 @@ impl From<FromHost<'_>> for Owned {
                 Owned::MethodAnswer { rid, status, payload: payload.to_vec() }
             }
             FromHost::Sign { rid, data } => Owned::Sign { rid, bytes: data.to_vec() },
+            FromHost::Call { rid, module, name, payload, connect_ms, response_ms } => Owned::Call(methods::Call {
+                rid,
+                module: module.to_owned(),
+                name: name.to_owned(),
+                payload: payload.to_vec(),
+                connect_ms,
+                response_ms,
+            }),
             FromHost::Log { level, time_ms, target, text } => {
                 Owned::Log { level, at: Wall(time_ms), target: target.to_owned(), text: text.to_owned() }
             }
@@ -184,19 +199,26 @@ impl From<FromHost<'_>> for Owned {
     }
 }
 
-fn act(world: &World, slot: &Slot, link: LinkIx, owned: Owned) -> Option<Said> {
+fn act(world: &Rc<World>, slot: &Rc<Slot>, link: LinkIx, owned: Owned) -> Option<Said> {
     match owned {
         Owned::Said(said) => return Some(said),
         Owned::Report { rid, patch } => report(world, slot, link, rid, &patch),
         Owned::MethodAnswer { rid, status, payload } => {
-            if let Some(answer) = slot.methods.borrow_mut().remove(&rid) {
-                let _ = answer.try_send((status, payload));
+            let open = slot.methods.borrow_mut().remove(&rid);
+            match open {
+                Some(answer) => drop(answer.try_send((status, payload))),
+                None if rid == 0 || rid > slot.last_call.get() => {
+                    slot.refuse_scope(&format!("an answer to method call {rid}, which was never made to it"));
+                }
+                // Too late.
+                None => {}
             }
         }
-        Owned::Sign { rid, bytes } => match world.keys.sign(&slot.name, &bytes) {
+        Owned::Sign { rid, bytes } => match sign(world, slot, &bytes) {
             Ok(digest) => world.port.send(link, &ToHost::Signed { rid, digest: &digest, error: "" }),
-            Err(error) => world.port.send(link, &ToHost::Signed { rid, digest: &[], error: &error.to_string() }),
+            Err(error) => world.port.send(link, &ToHost::Signed { rid, digest: &[], error: &error }),
         },
+        Owned::Call(call) => methods::call_for(world, slot, link, call),
         Owned::Log { level, at, target, text } => {
             if level <= 2 {
                 log::warn!("instance={}/{} target={target} says={text:?}", slot.name, slot.generation.get());
@@ -207,23 +229,32 @@ fn act(world: &World, slot: &Slot, link: LinkIx, owned: Owned) -> Option<Said> {
     None
 }
 
+/// Under its own key, and no token for anybody else.
+fn sign(world: &World, slot: &Slot, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let identity = world.board.uplinks.borrow().get(&slot.name).map(|uplink| uplink.identity.clone());
+    let device = identity.as_deref().and_then(|id| id.split_once('/')).map_or(&*world.config.device_id, |(d, _)| d);
+    if let Some(audience) = scope::foreign_audience(bytes, device, &slot.name) {
+        slot.refuse_scope(&format!("a token for {audience:?}"));
+        return Err(format!("{} may sign tokens for itself only, and this one is for {audience:?}", slot.name));
+    }
+    world.keys.sign(&slot.name, bytes).map_err(|error| error.to_string())
+}
+
 /// A module reports into its own twin; there is no frame that names another.
 fn report(world: &World, slot: &Slot, link: LinkIx, rid: u64, patch: &str) {
-    let mut twins = world.board.twins.borrow_mut();
-    let twin = twins.entry(slot.name.clone()).or_default();
-    let result = serde_json::from_str(patch)
-        .map_err(|e| format!("not JSON: {e}"))
-        .and_then(|patch| twin.apply_reported(&patch).map_err(|e| e.to_string()));
-    let (status, version, reason) = match result {
-        Ok(version) => (204, version, String::new()),
-        Err(reason) => (400, twin.reported_version(), reason),
+    let (status, version, reason) = {
+        let mut twins = world.board.twins.borrow_mut();
+        let twin = twins.entry(slot.name.clone()).or_default();
+        let result = serde_json::from_str(patch)
+            .map_err(|e| format!("not JSON: {e}"))
+            .and_then(|patch| twin.apply_reported(&patch).map_err(|e| e.to_string()));
+        match result {
+            Ok(version) => (204, version, String::new()),
+            Err(reason) => (400, twin.reported_version(), reason),
+        }
     };
     if status == 204 {
-        let bytes = twin.to_json().to_string().into_bytes();
-        world.port.turn(|hub, now| hub.put_document(now, &format!("twin/{}", slot.name), Some(bytes), false));
-        if let Some(uplink) = world.board.uplinks.borrow().get(&slot.name) {
-            let _ = uplink.wake.try_send(());
-        }
+        world.reported_changed(&slot.name);
     } else {
         log::warn!("instance={}/{} report=refused reason={reason:?}", slot.name, slot.generation.get());
     }

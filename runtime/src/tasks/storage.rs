@@ -6,22 +6,16 @@ use std::time::Duration;
 
 use smol::channel::{Receiver, Sender};
 
-use crate::io::store::{Options, Store};
-use crate::logic::hub::{Commit, DeadLetter, LoadRequest, LoadedBlock, Wrote};
+use crate::io::store::{Letter, Options, Sizes, Store};
+use crate::logic::hub::{Commit, LetterId, LoadRequest, LoadedBlock, Wrote};
 use crate::model::limits::STORE_RETRY;
 
 /// What the thread is asked.
 pub enum Job {
     Commit(Box<Commit>),
     Load(LoadRequest),
-    DeadLetters {
-        limit: usize,
-        answer: Sender<Result<Vec<DeadLetter>, String>>,
-    },
-    /// File bytes, bytes in blocks, quota.
-    Sizes {
-        answer: Sender<(u64, u64, u64)>,
-    },
+    DeadLetters { from: LetterId, limit: usize, answer: Sender<Result<Vec<Letter>, String>> },
+    Sizes { answer: Sender<Sizes> },
 }
 
 /// What the hub is told.
@@ -132,13 +126,14 @@ impl Thread {
                 self.close_after(&result);
                 self.send(Done::Loaded { request, result });
             }
-            Job::DeadLetters { limit, answer } => {
+            Job::DeadLetters { from, limit, answer } => {
                 let store = self.store.as_mut();
-                let result = store.map_or(Err("the store is closed".to_owned()), |s| guarded(|| s.dead_letters(limit)));
+                let closed = || Err("it is closed after an earlier failure".to_owned());
+                let result = store.map_or_else(closed, |s| guarded(|| s.dead_letters(from, limit)));
                 let _ = answer.try_send(result);
             }
             Job::Sizes { answer } => {
-                let _ = answer.try_send(self.store.as_ref().map_or((0, 0, 0), Store::sizes));
+                let _ = answer.try_send(self.store.as_mut().map_or_else(Sizes::default, Store::sizes));
             }
         }
     }

@@ -69,6 +69,12 @@ impl Upstream {
         let link = world.port.turn(|hub, _| hub.open_upstream(&uplink.module));
         world.port.connect(link, Rc::new(Wire::Task { wake: uplink.wake.clone() }));
         let (answer, answers) = bounded(METHODS_MAX);
+        let is_rested = session.is_resting();
+        if is_rested {
+            // What waits is handed over, and has it connect.
+            world.port.turn(|hub, _| hub.ready(link));
+        }
+        uplink.resting.set(is_rested);
         Upstream {
             world: Rc::clone(world),
             uplink: Rc::clone(uplink),
@@ -104,6 +110,7 @@ impl Upstream {
         self.world.port.turn(|hub, now| hub.close_link(now, link, None));
         self.world.port.disconnect(link);
         self.world.board.uplinks.borrow_mut().remove(&self.uplink.module);
+        let _ = self.world.came.try_send(());
     }
 
     async fn connect(&mut self) {
@@ -236,6 +243,7 @@ impl Upstream {
     fn turn(&mut self, act: impl FnOnce(&mut Session, Mono)) {
         let now = self.world.port.now().mono;
         act(&mut self.session, now);
+        self.session.set_idle(now, self.world.idle_of(&self.uplink.module));
         if self.session.next_timeout() <= now {
             self.session.on_timeout(now);
         }
@@ -251,6 +259,7 @@ impl Upstream {
             }
         }
         self.uplink.in_flight.set(self.session.in_flight());
+        self.uplink.resting.set(self.session.is_resting());
     }
 
     /// What the hub has for the cloud, into the session. False when there was nothing.
@@ -270,6 +279,9 @@ impl Upstream {
         let request = {
             let mut twins = self.world.board.twins.borrow_mut();
             let twin = twins.entry(self.uplink.module.clone()).or_default();
+            if self.session.is_resting() && self.twin.has_news(twin) {
+                self.session.handle_need(now);
+            }
             let request = self.twin.poll_request(now, twin);
             self.uplink.twin_in_step.set(self.twin.is_in_step(twin));
             request
@@ -290,10 +302,20 @@ impl Upstream {
         match event {
             Event::Up => self.up(&client),
             Event::Ready => self.twin.handle_ready(now),
-            Event::Down { why, retry_in_ms } => {
+            Event::Down { why, retry_in_ms, refused } => {
                 self.world.port.turn(|hub, _| hub.pause(link));
                 self.twin.handle_lost();
+                self.uplink.refused.set(refused);
+                if refused {
+                    let _ = self.world.came.try_send(());
+                }
                 self.down(&client, why, retry_in_ms);
+            }
+            Event::Rested => {
+                self.twin.handle_lost();
+                self.uplink.connected.set(false);
+                self.uplink.since.set(self.world.port.now().wall);
+                log::debug!("upstream identity={client} status=idle");
             }
             Event::Acked { first, count } => {
                 let done = self.world.port.turn(|hub, now| hub.complete(now, link, first, count, Completion::Done, ""));
@@ -321,6 +343,7 @@ impl Upstream {
         self.uplink.since.set(now.wall);
         self.uplink.connects.set(self.uplink.connects.get() + 1);
         *self.uplink.fault.borrow_mut() = None;
+        *self.uplink.revoked.borrow_mut() = None;
         let renewed = self.said.take().is_none() && self.uplink.connects.get() > 1;
         let level = if renewed { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "upstream identity={client} status=connected host={}", self.session.identity().host_name);

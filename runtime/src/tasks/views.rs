@@ -20,7 +20,7 @@ use skerry_abi::wire::record::Record;
 pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
     let (answer, sizes) = smol::channel::bounded(1);
     let _ = jobs.send(Job::Sizes { answer }).await;
-    let (file_bytes, block_bytes, quota) = sizes.recv().await.unwrap_or_default();
+    let sizes = sizes.recv().await.unwrap_or_default();
     let now = world.port.now();
     let overview = world.port.look(|hub| hub.overview());
     let written = wear::look(world);
@@ -41,19 +41,21 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         StoreState::Broken(reason) => ("broken", Some(reason.clone())),
         StoreState::Full(reason) => ("full", Some(reason.clone())),
     };
-    json!({
+    let mut status = json!({
         "device": world.config.device_id,
         "version": env!("CARGO_PKG_VERSION"),
         "uptimeSeconds": (now.mono.since(world.started)) / 1000,
         "time": now.wall.to_rfc3339(),
         "state": {
             "folder": world.config.state_folder, "receivedPerHour": written.received_per_hour,
-            "store": {"state": state, "reason": reason, "bytes": file_bytes, "blockBytes": block_bytes, "quota": quota,
+            "store": {"state": state, "reason": reason, "bytes": sizes.files, "blockBytes": sizes.blocks, "quota": sizes.quota,
                 "writtenToday": written.today, "writtenPerDay": written.per_day,
-                "wearPerDay": written.per_day.map(|bytes| bytes as f64 / quota.max(1) as f64)},
+                "wearPerDay": written.per_day.map(|bytes| bytes as f64 / sizes.quota.max(1) as f64)},
         },
         "isolation": isolation(world),
         "memory": {"messages": overview.messages, "bytes": overview.memory_bytes},
+        "deadLetters": {"kept": sizes.dead.letters, "bytes": sizes.dead.bytes, "bytesMax": sizes.dead_max,
+            "replayed": sizes.dead.replayed, "purged": sizes.dead.purged, "dropped": sizes.dead.dropped},
         "noRoute": overview.no_route,
         "refused": overview.refused,
         "routes": routes(world),
@@ -61,17 +63,26 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "modules": modules(world),
         "upstream": upstream(world),
         "rejected": *world.board.rejected.borrow(),
-        "warnings": warnings(world, overview.no_route),
-    })
+        "warnings": warnings(world, overview.no_route, sizes.dead.dropped),
+    });
+    if world.config.cloud.dps.is_some() {
+        status["provisioning"] = provisioning(world);
+    }
+    status
 }
 
 /// What was warned of, and what is so now.
-fn warnings(world: &World, no_route: u64) -> Vec<String> {
+fn warnings(world: &World, no_route: u64, letters_dropped: u64) -> Vec<String> {
     let mut warnings = world.board.warnings();
     if no_route > 0 {
         warnings.push(format!("{no_route} messages matched no route and were dropped"));
     }
+    if letters_dropped > 0 {
+        warnings
+            .push(format!("{letters_dropped} dead letters were dropped for newer ones: replay or purge them in time"));
+    }
     warnings.extend(without_identity(world));
+    warnings.extend(revoked(world));
     if world.port.clock_is_behind() {
         warnings.push("the clock is behind what has certainly passed; time switched off is not counted".to_owned());
     }
@@ -99,6 +110,20 @@ fn without_identity(world: &World) -> Vec<String> {
     waiting.map(text).collect()
 }
 
+/// Messages that wait for an identity to come back which the hub does not know any more.
+fn revoked(world: &World) -> Vec<String> {
+    let uplinks = world.board.uplinks.borrow();
+    let revoked = uplinks.values().filter_map(|uplink| {
+        let why = uplink.revoked.borrow().clone()?;
+        let (module, count) = (&uplink.module, super::removal::waiting(world, &uplink.module));
+        Some(format!(
+            "the identity of {module} is revoked: {why}; {count} messages of it are held until they expire. Restore it in the hub, or let it have \
+             a new one: skerry identity remove {module}"
+        ))
+    });
+    revoked.collect()
+}
+
 /// Every identity's way to the cloud.
 fn upstream(world: &World) -> Vec<Value> {
     let uplinks = world.board.uplinks.borrow();
@@ -110,8 +135,10 @@ fn upstream(world: &World) -> Vec<Value> {
                 "identity": uplink.identity,
                 "host": uplink.host,
                 "connected": uplink.connected.get(),
+                "idle": uplink.resting.get(),
                 "since": uplink.since.get().to_rfc3339(),
                 "reason": *uplink.fault.borrow(),
+                "revoked": *uplink.revoked.borrow(),
                 "connects": uplink.connects.get(),
                 "inFlight": uplink.in_flight.get(),
                 "twinInStep": uplink.twin_in_step.get(),
@@ -120,6 +147,60 @@ fn upstream(world: &World) -> Vec<Value> {
             })
         })
         .collect()
+}
+
+/// Every module's identity in the hub, and that of no module; never a key.
+pub fn identities(world: &World) -> Value {
+    let board = &world.board;
+    let (made, uplinks, slots) = (board.identities.borrow(), board.uplinks.borrow(), board.slots.borrow());
+    let configured = &world.config.cloud.modules;
+    let modules: std::collections::BTreeSet<&String> =
+        made.keys().chain(configured.keys()).chain(uplinks.keys()).chain(slots.keys()).collect();
+    let row = |module: &String| {
+        let uplink = uplinks.get(module);
+        let (status, reason) = match uplink {
+            None => ("none", None),
+            Some(uplink) if uplink.connected.get() => ("connected", None),
+            Some(uplink) if uplink.resting.get() => ("idle", None),
+            Some(uplink) => match uplink.revoked.borrow().clone() {
+                Some(why) => ("revoked", Some(why)),
+                None => ("disconnected", uplink.fault.borrow().clone()),
+            },
+        };
+        let document = made.get(module);
+        let source = match (configured.contains_key(module), document) {
+            (true, _) => Value::from("configured"),
+            (_, Some(_)) => "registered".into(),
+            (_, None) => Value::Null,
+        };
+        json!({
+            "module": module,
+            "identity": uplink.map(|uplink| uplink.identity.clone()),
+            "host": uplink.map(|uplink| uplink.host.clone()),
+            "source": source,
+            "generationId": document.map(|document| document["generationId"].clone()),
+            "status": status,
+            "reason": reason,
+            "runs": slots.contains_key(module),
+        })
+    };
+    modules.into_iter().map(row).collect()
+}
+
+/// What the provisioning service said; absent where nobody asks it.
+fn provisioning(world: &World) -> Value {
+    let Some(dps) = &world.config.cloud.dps else { return Value::Null };
+    let provisioned = world.board.provisioned.borrow();
+    let assigned = provisioned.assigned.as_ref();
+    json!({
+        "source": "dps",
+        "registration": dps.registration_id,
+        "idScope": dps.id_scope,
+        "host": assigned.map(|assigned| &assigned.hub),
+        "device": assigned.map(|assigned| &assigned.device),
+        "since": (provisioned.since != Default::default()).then(|| provisioned.since.to_rfc3339()),
+        "reason": provisioned.fault,
+    })
 }
 
 /// One line for all instances, with the weakest.
@@ -172,6 +253,7 @@ pub fn module(world: &World, slot: &Slot) -> Value {
         "pid": slot.pid.get(),
         "isolation": *slot.isolation.borrow(),
         "restarts": slot.restarts.get(),
+        "scopeRefused": slot.scope_refused.get(),
         "since": slot.since.get().to_rfc3339(),
         "lastExit": last_exit.as_ref().map(|e| json!({"at": e.at.to_rfc3339(), "text": e.text, "code": e.code})),
         "memoryBytes": slot.pid.get().and_then(resident_bytes),

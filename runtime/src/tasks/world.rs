@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use smol::LocalExecutor;
 
@@ -14,10 +14,15 @@ use crate::io::clock::{self, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::images::Images;
 use crate::io::process::HostBinary;
+use crate::io::proved::Proved;
 use crate::io::secret::Keys;
 use crate::io::ws::Dialler;
+use crate::logic::session::Idle;
+use crate::logic::version;
 use crate::logic::wear::Wear;
 use crate::model::config::{Config, Limits};
+use crate::model::image::Image;
+use crate::model::limits::{IDLE_CLOSE_GONE, REST_MAX};
 use crate::model::time::Wall;
 use skerry_abi::wire::frame::ToHost;
 
@@ -27,13 +32,15 @@ pub struct World {
     pub board: Board,
     pub images: Images,
     pub pulls: super::pulls::Pulls,
+    pub proved: Rc<Proved>,
     pub keys: Keys,
     /// The best guess at the time where the clock is behind.
     pub floor: Arc<TimeFloor>,
     /// The way to the cloud; absent without one.
     pub dialler: Option<Rc<Dialler>>,
     pub host: HostBinary,
-    pub crashes: RefCell<CrashReports>,
+    /// Written by other threads.
+    pub crashes: Arc<Mutex<CrashReports>>,
     pub senders: RefCell<super::senders::Senders>,
     pub wear: RefCell<Wear>,
     pub executor: Rc<LocalExecutor<'static>>,
@@ -42,6 +49,8 @@ pub struct World {
     pub started: crate::model::time::Mono,
     /// Wakes who sees to identities: an instance came.
     pub came: smol::channel::Sender<()>,
+    /// To who sees to identities.
+    pub removals: smol::channel::Sender<super::mailbox::Removal>,
     /// Wakes the agent: something ended, or a folder changed.
     pub replan: smol::channel::Sender<()>,
 }
@@ -51,6 +60,21 @@ impl World {
         let slots = self.board.slots.borrow();
         let found = slots.get(module).cloned();
         found.ok_or_else(|| Refusal::no_such_module(module, slots.keys().map(String::as_str)))
+    }
+
+    /// When the connection of an identity is given up for want of use. One that somebody listens on stays, unless it was configured
+    /// otherwise: the cloud has desired properties and methods for it. That of a module that is gone has only what waits to be sent.
+    pub fn idle_of(&self, module: &str) -> Option<Idle> {
+        let (board, cloud) = (&self.board, &self.config.cloud);
+        let is_heard = board.slots.borrow().contains_key(module) || cloud.modules.contains_key(module);
+        if board.seats.borrow().contains_key(module) {
+            None
+        } else if is_heard {
+            cloud.idle_close.map(|after| Idle { after, rest_max: Some(REST_MAX) })
+        } else {
+            let after = cloud.idle_close.unwrap_or(IDLE_CLOSE_GONE).min(IDLE_CLOSE_GONE);
+            Some(Idle { after, rest_max: None })
+        }
     }
 
     /// What the cloud says the time is, which is proved by its certificate. True when that was news.
@@ -74,6 +98,32 @@ impl World {
         self.port.turn(|hub, now| hub.put_document(now, &format!("twin/{module}"), Some(bytes), true));
         if let Some(link) = self.board.slot(module).and_then(|s| s.link.get()) {
             self.port.send(link, &ToHost::Desired { version: twin.desired_version(), desired: &desired });
+        }
+        if let Some(seat) = self.board.seats.borrow().get(module) {
+            seat.desired_changed();
+        }
+    }
+
+    /// Stores the twin, which can wait, and has the cloud told.
+    pub fn reported_changed(&self, module: &str) {
+        let twins = self.board.twins.borrow();
+        let Some(twin) = twins.get(module) else { return };
+        let bytes = twin.to_json().to_string().into_bytes();
+        self.port.turn(|hub, now| hub.put_document(now, &format!("twin/{module}"), Some(bytes), false));
+        if let Some(uplink) = self.board.uplinks.borrow().get(module) {
+            let _ = uplink.wake.try_send(());
+        }
+    }
+
+    /// An instance ran long enough on it. Where it is allowed to go back, what proved itself last counts.
+    pub fn image_proved(&self, image: &Image) {
+        let before = self.proved.version(&image.name);
+        let older = before.is_some_and(|before| version::is_newer(&before, &image.version));
+        if older && !self.config.images.allow_rollback {
+            return;
+        }
+        if let Err(error) = self.proved.set(&image.name, &image.version) {
+            log::warn!("image={} version={} is not noted as one that ran well: {error}", image.name, image.version);
         }
     }
 

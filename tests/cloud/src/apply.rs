@@ -11,7 +11,7 @@ use crate::Cloud;
 use crate::command::Command;
 use crate::event::What;
 use crate::faults::{Acting, Faults, Own, Refusing, Spring};
-use crate::peer::{Outgoing, random_key};
+use crate::peer::{Outgoing, Peer, random_key};
 use crate::ports::Job;
 use crate::topic::{self, Channel};
 use crate::twin::Change;
@@ -134,6 +134,15 @@ impl World {
             Command::DpsOutcome { outcome } => self.faults.dps_outcome = outcome,
             Command::Disable { identity } => self.set_enabled(&identity, false)?,
             Command::Enable { identity } => self.set_enabled(&identity, true)?,
+            Command::Make { identity } => {
+                let (device, module) = identity.split_once('/').map_or((&*identity, None), |(d, m)| (d, Some(m)));
+                let peer = Peer::new(device, module, [random_key()?, random_key()?]);
+                self.add(peer, "command").map_err(|why| why.message)?;
+            }
+            Command::Remove { identity } => {
+                self.peer(&identity)?;
+                self.remove(&identity, "command");
+            }
             Command::Enrol { registration, device, key } => {
                 return Ok(json!({"key": self.dps.enrol(&registration, device, key)?}));
             }

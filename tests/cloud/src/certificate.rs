@@ -4,21 +4,31 @@
 use std::sync::Arc;
 
 use futures_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use futures_rustls::rustls::{ServerConfig, crypto::ring};
+use futures_rustls::rustls::{ServerConfig, crypto::ring, version};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use time::{Duration, OffsetDateTime};
 
 use crate::command::Wrong;
 use crate::dps;
 
+/// Which versions the server speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    #[default]
+    Any,
+    Only12,
+    Only13,
+}
+
 pub struct Authority {
     host: String,
+    tls: Tls,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub fn new(host: &str) -> Result<Authority, String> {
-        Ok(Authority { host: host.to_owned(), issuer: issuer("Skerry emulator CA").map_err(|e| e.to_string())? })
+    pub fn new(host: &str, tls: Tls) -> Result<Authority, String> {
+        Ok(Authority { host: host.to_owned(), tls, issuer: issuer("Skerry emulator CA").map_err(|e| e.to_string())? })
     }
 
     /// Of the authority, for those who are to trust it.
@@ -29,8 +39,14 @@ impl Authority {
     /// What the server shows.
     pub fn server(&self, wrong: Option<Wrong>) -> Result<Arc<ServerConfig>, String> {
         let (chain, key) = self.certificate(wrong).map_err(|e| format!("certificate: {e}"))?;
+        let all = [&version::TLS13, &version::TLS12];
+        let versions = match self.tls {
+            Tls::Any => &all[..],
+            Tls::Only13 => &all[..1],
+            Tls::Only12 => &all[1..],
+        };
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
         config.map(Arc::new).map_err(|e| format!("TLS: {e}"))
     }

@@ -112,6 +112,14 @@ pub enum Command {
     Enable {
         identity: String,
     },
+    /// A module's identity, or a device, with keys of its own; like any that a back end makes.
+    Make {
+        identity: String,
+    },
+    /// As a back end deletes it, with its modules: its connections are closed.
+    Remove {
+        identity: String,
+    },
     /// Answers REST requests with this HTTP status, `count` of them or until 0 ends it.
     RestStatus {
         status: u16,

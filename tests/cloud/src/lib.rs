@@ -22,6 +22,7 @@ mod twin;
 mod upgrade;
 mod world;
 
+pub use certificate::Tls;
 pub use command::{Command, DpsOutcome, Trap, Wrong};
 pub use event::{Event, Telemetry, What};
 pub use journal::Stored;
@@ -68,6 +69,7 @@ pub struct Options {
     pub proxy_login: Option<(String, String)>,
     /// `false` for measurements: messages are counted, and make no events.
     pub keep_telemetry: bool,
+    pub tls: Tls,
 }
 
 impl Default for Options {
@@ -84,6 +86,7 @@ impl Default for Options {
             grace_s: 0,
             proxy_login: None,
             keep_telemetry: true,
+            tls: Tls::Any,
         }
     }
 }
@@ -161,7 +164,7 @@ pub struct Cloud {
 impl Cloud {
     pub fn start(options: Options) -> Result<Cloud, String> {
         let folder = tempfile::Builder::new().prefix("skerry-cloud-").tempdir().map_err(|e| e.to_string())?;
-        let authority = certificate::Authority::new(&options.host_name)?;
+        let authority = certificate::Authority::new(&options.host_name, options.tls)?;
         let ca_file = folder.path().join("ca.pem");
         std::fs::write(&ca_file, authority.pem()).map_err(|e| format!("{}: {e}", ca_file.display()))?;
         let peers = peers(&options)?;

@@ -107,3 +107,163 @@ fn a_module_that_is_gone_still_has_its_messages_forwarded() {
     tell(&cloud, Command::Heal);
     wait_stored(&cloud, ID, 7);
 }
+
+fn listed(device: &Device) -> serde_json::Value {
+    let ran = device.skerry(&["identity", "list", "--json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    ran.json()[0].clone()
+}
+
+#[test]
+fn identities_are_listed_without_keys_and_removed_with_care() {
+    let cloud = cloud();
+    let mut device = device(&cloud);
+    wait_connected(&cloud, ID);
+    let row = wait_for("connected", || {
+        let row = listed(&device);
+        (row["status"] == "connected").then_some(row)
+    });
+    assert_eq!((row["module"].as_str(), row["source"].as_str()), (Some("scribe"), Some("registered")));
+    assert!(row["generationId"].as_str().is_some_and(|id| !id.is_empty()), "{row}");
+    let key = std::fs::read(device.path("state/keys/scribe.key")).unwrap();
+    let text = device.skerry(&["identity", "list"]).out + &row.to_string();
+    assert!(!text.contains(&data_encoding::BASE64.encode(&key)), "{text}");
+    let remove = |device: &Device| device.skerry(&["identity", "remove", "scribe"]);
+    let refused = remove(&device);
+    assert!(refused.code == Some(1) && refused.err.contains("enabled = false"), "{refused:?}");
+    let unknown = device.skerry(&["identity", "remove", "scribble"]);
+    assert!(unknown.err.contains("did you mean \"scribe\"?"), "{unknown:?}");
+    std::fs::remove_file(device.module_file("scribe.so")).unwrap();
+    wait_for("the module is gone", || device.status()["modules"].as_array().is_some_and(Vec::is_empty).then_some(()));
+    tell(&cloud, Command::RestStatus { status: 503, retry_after_s: None, count: None });
+    let away = remove(&device);
+    assert!(away.code == Some(1) && away.err.contains("nothing was removed"), "{away:?}");
+    tell(&cloud, Command::RestStatus { status: 0, retry_after_s: None, count: None });
+    let removed = remove(&device);
+    assert_eq!((removed.code, removed.out.trim()), (Some(0), "the identity of scribe is removed"), "{removed:?}");
+    assert!(!device.path("state/keys/scribe.key").exists());
+    assert!(!cloud.connections().contains_key(ID));
+    assert_eq!(device.skerry(&["identity", "list", "--json"]).json(), serde_json::json!([]));
+    // A module that comes again is somebody new.
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    wait_connected(&cloud, ID);
+    let again = wait_for("listed", || Some(listed(&device)).filter(|row| row["generationId"].is_string()));
+    assert_ne!(again["generationId"], row["generationId"]);
+    device.stop();
+}
+
+#[test]
+fn what_somebody_else_made_since_is_left_alone() {
+    let cloud = cloud();
+    let mut device = device(&cloud);
+    wait_connected(&cloud, ID);
+    device.stop();
+    std::fs::remove_file(device.module_file("scribe.so")).unwrap();
+    tell(&cloud, Command::Remove { identity: ID.into() });
+    tell(&cloud, Command::Make { identity: ID.into() });
+    device.start();
+    let removed = device.skerry(&["identity", "remove", "scribe"]);
+    assert!(removed.code == Some(0) && removed.out.contains("which stays"), "{removed:?}");
+    assert!(cloud.connections().contains_key(ID));
+}
+
+/// Messages of a revoked identity are held and told of, and go out when it is restored; they are not given to a new one by themselves.
+#[test]
+fn a_revoked_identity_is_told_and_its_messages_are_held() {
+    let cloud = cloud();
+    let device = device(&cloud);
+    wait_connected(&cloud, ID);
+    device.send("tester", "out", &numbered(0));
+    wait_stored(&cloud, ID, 0);
+    tell(&cloud, Command::Revoke { identity: ID.into() });
+    let line = device.one_line("identity module=scribe status=revoked");
+    assert!(line.contains("another key"), "{line}");
+    device.send("tester", "out", &numbered(1));
+    device.wait_upstream("scribe", "pending", |count| count == 1);
+    let warnings = device.status()["warnings"].to_string();
+    assert!(warnings.contains("1 messages of it are held"), "{warnings}");
+    assert_eq!(listed(&device)["status"], "revoked");
+    // It runs, and may have a new one since it was revoked.
+    let removed = device.skerry(&["identity", "remove", "scribe"]);
+    assert!(removed.code == Some(0) && removed.out.contains("1 messages of it still wait"), "{removed:?}");
+    wait_stored(&cloud, ID, 1);
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_not_used() {
+    let cloud = cloud();
+    let mut device = device(&cloud);
+    wait_connected(&cloud, ID);
+    device.stop();
+    let key = device.path("state/keys/scribe.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    device.start();
+    let line = device.wait_log("can't prove its identity");
+    assert!(line.contains("0640") && line.contains("chmod 600"), "{line}");
+}
+
+/// A module that is gone has nothing to hear: its identity connects when messages of it wait, and hangs up after that. With the
+/// setting, so does one that runs.
+#[test]
+fn connections_are_opened_on_need_and_closed_when_idle() {
+    let cloud = cloud();
+    let idle = config(&cloud).replace("retry_max", "idle_close = \"10s\"\nretry_max");
+    let mut device = Device::new(&idle);
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.start();
+    wait_connected(&cloud, ID);
+    let idle = |device: &Device| {
+        skerry_tests::wait_within(std::time::Duration::from_secs(30), || {
+            let uplink = device.uplink("scribe");
+            (uplink["idle"] == true && uplink["reason"].is_null()).then_some(())
+        })
+    };
+    assert!(idle(&device).is_some(), "{}", device.uplink("scribe"));
+    assert!(!cloud.connections()[ID].is_open);
+    device.send("tester", "out", &numbered(1));
+    wait_stored(&cloud, ID, 1);
+    // Something to report is a need, too. The desired change of the meantime comes with it.
+    assert!(idle(&device).is_some());
+    tell(&cloud, Command::Desired { identity: ID.into(), patch: serde_json::json!({"forward": true, "x": 1}) });
+    device.send("tester", "out", &numbered(2));
+    wait_stored(&cloud, ID, 2);
+    wait_for("the desired change", || {
+        let twin = device.skerry(&["twin", "get", "scribe", "--json"]).json();
+        (twin["desired"]["x"] == 1).then_some(())
+    });
+    device.stop();
+    // Gone: what it reported is compared once, and then there is nothing to say.
+    std::fs::remove_file(device.module_file("scribe.so")).unwrap();
+    let before = cloud.connections()[ID].accepted;
+    device.start();
+    wait_for("compared", || (cloud.connections()[ID].accepted == before + 1).then_some(()));
+    assert!(idle(&device).is_some());
+    assert_eq!(cloud.connections()[ID].accepted, before + 1);
+}
+
+/// No network, no cloud, a clock in 1970: everything that was is there again, and goes out when the cloud is back.
+#[test]
+fn a_cold_boot_without_anything_brings_back_everything() {
+    let cloud = cloud();
+    let mut device = device(&cloud);
+    wait_connected(&cloud, ID);
+    tell(&cloud, Command::Desired { identity: ID.into(), patch: serde_json::json!({"forward": true, "kept": "yes"}) });
+    let twin = |device: &Device| device.skerry(&["twin", "get", "scribe", "--json"]).json();
+    wait_for("the desired change", || (twin(&device)["desired"]["kept"] == "yes").then_some(()));
+    tell(&cloud, Command::Cut);
+    wait_for("the connection is gone", || (device.uplink("scribe")["connected"] == false).then_some(()));
+    device.send_all("tester", "out", &(0..30).map(numbered).collect::<Vec<_>>());
+    device.wait_upstream("scribe", "pending", |count| count == 30);
+    let (before, identity) = (twin(&device), listed(&device)["generationId"].clone());
+    device.kill();
+    device.set_clock("1970-01-01 00:00:10");
+    device.start();
+    device.wait_running("scribe");
+    assert_eq!(twin(&device)["desired"], before["desired"]);
+    assert_eq!(listed(&device)["generationId"], identity);
+    device.wait_upstream("scribe", "pending", |count| count == 30);
+    device.send("tester", "out", &numbered(30));
+    device.wait_upstream("scribe", "pending", |count| count == 31);
+    tell(&cloud, Command::Heal);
+    all_there(&cloud, ID, &(0..=30).collect::<Vec<_>>());
+}

@@ -1,9 +1,10 @@
 //! Messages as the cloud gets them: topics, properties, order, identities.
 
 use serde_json::json;
-use skerry_cloud::{Cloud, Command};
+use skerry_cloud::{Cloud, Command, Options, Tls};
 use skerry_tests::{
-    Device, Image, TESTER_ONLINE, all_there, cloud, numbered, tell, to_cloud, wait_connected, wait_for, wait_stored,
+    Device, Image, TESTER_ONLINE, TESTER_TO_CLOUD, all_there, cloud, numbered, stored, tell, to_cloud, wait_connected,
+    wait_for, wait_stored,
 };
 
 fn device(cloud: &Cloud) -> Device {
@@ -169,4 +170,39 @@ fn the_largest_message_gets_there_and_one_that_no_topic_can_hold_holds_up_nobody
     assert_eq!(device.send("tester", "out", &numbered(3))["outcome"], "delivered");
     device.wait_log("message=dead-lettered");
     assert_eq!(skerry_tests::stored(&cloud, "d1/tester"), [1, 3]);
+}
+
+#[test]
+fn both_versions_of_tls_are_spoken() {
+    for tls in [Tls::Only12, Tls::Only13] {
+        let cloud = Cloud::start(Options { tls, ..Options::new("d1", &["tester"]) }).expect("the emulator");
+        let mut device = Device::new(&to_cloud(&cloud, "", TESTER_TO_CLOUD));
+        device.start();
+        device.send("tester", "out", &numbered(1));
+        wait_stored(&cloud, "d1/tester", 1);
+    }
+}
+
+/// What is urgent does not wait behind what gathered, also when it came last.
+#[test]
+fn after_an_outage_the_urgent_goes_before_the_backlog() {
+    let cloud = cloud(&["tester"]);
+    let routes = "[store]\nflush_interval = \"20ms\"\n[routes]\n\
+         alerts = { route = 'FROM /messages/modules/tester/outputs/alerts INTO $upstream', priority = 0 }\n\
+         rest = 'FROM /messages/modules/tester/outputs/out INTO $upstream'\n";
+    let mut device = Device::new(&to_cloud(&cloud, "", routes));
+    device.start();
+    wait_connected(&cloud, "d1/tester");
+    tell(&cloud, Command::Cut);
+    wait_for("the connection is gone", || (device.uplink("tester")["connected"] == false).then_some(()));
+    device.send_all("tester", "out", &(0..2_000).map(numbered).collect::<Vec<_>>());
+    device.send("tester", "alerts", &numbered(9_999));
+    tell(&cloud, Command::Heal);
+    wait_stored(&cloud, "d1/tester", 1_999);
+    let arrived = stored(&cloud, "d1/tester");
+    let urgent = arrived.iter().position(|seq| *seq == 9_999).expect("the alert");
+    // At most what was in the window by then is in front of it.
+    assert!(urgent <= 128, "{urgent}");
+    let rest: Vec<u64> = arrived.into_iter().filter(|seq| *seq != 9_999).collect();
+    assert!(rest.is_sorted());
 }

@@ -147,6 +147,20 @@ fn poison_goes_to_the_dead_letters_and_the_rest_goes_on() {
 }
 
 #[test]
+fn what_a_module_leaves_behind_does_not_stay_as_a_zombie() {
+    let device = device("");
+    for _ in 0..3 {
+        let answer = device.method("faulty", "orphan", &json!({}));
+        let pid = answer["payload"].as_i64().unwrap_or_else(|| panic!("{answer}"));
+        let gone = || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(());
+        wait_for(&format!("{pid} is reaped"), gone);
+    }
+    // And the status of an instance is not taken away by it.
+    device.method("faulty", "exit", &json!({}));
+    assert_eq!(device.wait_exit("faulty", "ended with code 3")["code"], 3);
+}
+
+#[test]
 fn a_hang_is_killed_for_and_told() {
     let device = device("[modules.faulty]\nhang_after = \"1s\"\n");
     let before = device.wait_running("faulty");

@@ -1,7 +1,9 @@
 //! What runs on a device, how it ends, and how it comes back: modules that crash, the runtime killed at any moment, and
 //! what is written meanwhile.
 
+mod calls;
 mod crash;
+mod dead_letters;
 mod durable;
 mod excess;
 mod operate;

@@ -8,10 +8,12 @@ use serde_json::Value;
 use skerry_abi::wire::record::{Key, Record, System, Writer};
 use skerry_cloud::{sas as judge, topic};
 use skerry_fuzz::{fuzz, fuzz_text};
+use skerry_runtime::logic::provisioning::{Provisioning, Step};
+use skerry_runtime::logic::registration::{Outcome, Registration};
 use skerry_runtime::logic::session::{Session, SessionConfig};
 use skerry_runtime::logic::twin::Twin;
 use skerry_runtime::logic::twin_sync::{Request, TwinSync};
-use skerry_runtime::logic::{connection_string, dialect, mqtt, percent, sas};
+use skerry_runtime::logic::{connection_string, dialect, mqtt, percent, sas, scope};
 use skerry_runtime::model::identity::{Credentials, Secret};
 use skerry_runtime::model::time::{Mono, Wall};
 
@@ -184,5 +186,109 @@ fn twins_from_the_cloud() {
             let _ = sync.handle_answer(Mono(10_001), &mut twin, rid, 400, bytes);
         }
         let _: Value = twin.to_json();
+    });
+}
+
+/// Whatever the registry says, no key of ours stands in a reason, and it goes on or waits.
+#[test]
+fn registry_answers() {
+    let good = [
+        r#"{"deviceId":"d","moduleId":"m","generationId":"7","authentication":{"symmetricKey":{"primaryKey":"UFJJTUFSWQ=="}}}"#,
+        r#"{"Message":"ErrorCode:ModuleNotFound;m","ExceptionMessage":"Tracking ID:1"}"#,
+        r#"{"Message":"ErrorCode:MaximumModulesOnDeviceExceeded"}"#,
+    ];
+    fuzz_text("registry_answers", &good, |text| {
+        for status in [200, 201, 204, 400, 401, 404, 409, 429, 503] {
+            let mut registration = Registration::new("d", "m", "UFJJTUFSWQ==".into(), "U0VDT05EQVJZ".into());
+            if text.len() % 2 == 1 {
+                registration = registration.check();
+            }
+            for _ in 0..4 {
+                match registration.handle_answer(Mono(5), status, text.as_bytes()) {
+                    Outcome::Failed { why, at } | Outcome::Refused { why, at } => {
+                        assert!(at > Mono(5) && why.len() < 2_000 && !why.contains("U0VDT05EQVJZ"), "{why}");
+                    }
+                    Outcome::Continue | Outcome::Done { .. } | Outcome::Revoked { .. } => {}
+                }
+                assert!(registration.request().target.starts_with("/devices/d/modules/m?"));
+            }
+        }
+    });
+}
+
+/// Only what says that it assigned a hub does, and nothing is asked at once again.
+#[test]
+fn provisioning_answers() {
+    let good = [
+        r#"{"operationId":"5.a","status":"assigning"}"#,
+        r#"{"operationId":"5.a","status":"assigned","registrationState":{"assignedHub":"h.example","deviceId":"d"}}"#,
+        r#"{"status":"failed","registrationState":{"errorCode":400209,"errorMessage":"no"}}"#,
+        r#"{"errorCode":401002,"trackingId":"x","message":"Unauthorized"}"#,
+    ];
+    fuzz_text("provisioning_answers", &good, |text| {
+        for status in [200, 202, 400, 401, 404, 429, 500] {
+            let mut dps = Provisioning::new("0ne1", "reg");
+            for turn in 0..3 {
+                let wait = (turn == 1).then(|| Duration::from_secs(text.len() as u64));
+                match dps.handle_answer(Mono(5), status, wait, text.as_bytes()) {
+                    Step::Ask { at } => assert!(at.since(Mono(0)) <= 600_005),
+                    Step::Failed { why, at } => assert!(at > Mono(5) && why.len() < 2_000, "{why}"),
+                    Step::Assigned(found) => {
+                        assert!(text.contains("assigned") && !found.hub.is_empty() && !found.device.is_empty());
+                    }
+                }
+                assert!(dps.request().target.starts_with("/0ne1/registrations/reg/"));
+            }
+        }
+    });
+}
+
+/// A patch of a module: taken or refused as a whole, and what was taken is within the limits and comes back as it was.
+#[test]
+fn twin_patches() {
+    let good: [&[u8]; 4] = [
+        br#"{"a":{"b":[1,2.5,"x",{"c":true}],"d":null}}"#,
+        br#"{"deep":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":1}}}}}}}}}}"#,
+        br#"{"n":4503599627370495,"m":-4503599627370496}"#,
+        br#"{"a":null,"$version":3}"#,
+    ];
+    fuzz("twin_patches", &good, |bytes| {
+        let Ok(patch) = serde_json::from_slice::<Value>(bytes) else { return };
+        let mut twin = Twin::new();
+        twin.apply_reported(&serde_json::json!({"a": {"b": 1, "d": 2}, "kept": "x"})).expect("a good one");
+        let before = twin.clone();
+        match twin.apply_reported(&patch) {
+            Ok(version) => {
+                assert_eq!(version, before.reported_version() + 1);
+                assert_eq!(Twin::from_json(twin.to_json()).as_ref(), Some(&twin));
+                // The same once more changes nothing but the version.
+                let reported = twin.reported().clone();
+                assert!(twin.apply_reported(&patch).is_ok() && *twin.reported() == reported);
+            }
+            Err(error) => {
+                assert!(!error.to_string().is_empty() && error.path.starts_with('$'));
+                assert_eq!(twin, before, "half a patch was kept");
+            }
+        }
+    });
+}
+
+/// A token for anybody else is not signed, however it is written.
+#[test]
+fn audiences() {
+    let good = ["h.example%2Fdevices%2Fd%2Fmodules%2Fm\n1795456800", "h%2Fdevices%2Fd%2Fmodules%2F%2524m\n1", "h\n1"];
+    fuzz_text("audiences", &good, |text| {
+        if scope::foreign_audience(text.as_bytes(), "d", "m").is_some() {
+            return;
+        }
+        // It was let through: then it is no token, or a hub that decodes it comes to nobody else.
+        let Some((resource, expiry)) = text.rsplit_once('\n') else { return };
+        if expiry.is_empty() || !expiry.bytes().all(|b| b.is_ascii_digit()) {
+            return;
+        }
+        let once = percent::decode(resource).map_or(resource.to_owned(), |text| text.into_owned());
+        let twice = percent::decode(&once).map_or(once.clone(), |text| text.into_owned());
+        let own = |text: &str| text.to_ascii_lowercase().ends_with("/devices/d/modules/m");
+        assert!(own(&once) || own(&twice), "{text:?}");
     });
 }

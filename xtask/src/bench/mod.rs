@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: figures, each beside a peer that was measured in the same run on the same machine.
 //! Must never print a figure that was not measured here, nor give the peer worse conditions than skerry has.
 
+mod cloud;
 mod figures;
 mod mosquitto;
 mod mqtt;
@@ -39,7 +40,7 @@ pub enum Better {
 /// A measurement: its name for `--only`, and what makes one or more figures of it.
 type Measurement = (&'static str, fn(&Setting) -> Result<Vec<Figure>, String>);
 
-const MEASUREMENTS: [Measurement; 9] = [
+const MEASUREMENTS: [Measurement; 13] = [
     ("hop_256", figures::hop_256),
     ("echo_256", figures::echo_256),
     ("idle_pss", figures::idle_pss),
@@ -49,6 +50,10 @@ const MEASUREMENTS: [Measurement; 9] = [
     ("reopen_1gib", store::reopen_1gib),
     ("upstream_256", upstream::upstream_256),
     ("uplink_pss", upstream::uplink_pss),
+    ("uplink_idle", cloud::uplink_idle),
+    ("link_up_ms", cloud::link_up_ms),
+    ("twin_round_ms", cloud::twin_round_ms),
+    ("offline_start_ms", cloud::offline_start_ms),
 ];
 
 /// What all measurements need.

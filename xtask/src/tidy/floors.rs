@@ -17,6 +17,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic/twin_sync", &["model", "logic::twin"]),                  // keeps one equal to the cloud's
     ("logic/outlook.rs", &["model", "logic::units"]),                // one sentence with sizes and times
     ("logic/registration.rs", &["model"]),
+    ("logic/signature.rs", &["model", "logic::version"]), // a version that goes back
+    ("logic/provisioning.rs", &["model", "logic::registration"]), // one shape of request for both
+    ("logic/scope.rs", &["model", "logic::percent"]),     // reads what is percent-encoded
     ("logic/message_json.rs", &["model", "logic::nearest"]), // says which key was meant
     ("io/", &["model", "io"]),
     ("io/store/", &["model", "io", "logic::block", "logic::hub"]), // carries the block codec and the hub's commits
@@ -30,12 +33,13 @@ const ROOMS: &[(&str, &[&str])] = &[
 const LOOPS: &[&str] = &["agent", "answers", "control", "identities", "instance", "storage", "upstream"];
 /// Who starts or asks whom all the same.
 const LOOPS_KNOWN: &[(&str, &str)] = &[
-    ("agent", "instance"),      // starts one for each instance
-    ("identities", "upstream"), // starts one for each identity
-    ("answers", "storage"),     // passes the question for sizes on
-    ("port", "storage"),        // hands commits over
-    ("metrics", "storage"),     // passes the question for sizes on
-    ("views", "storage"),       // passes the question for sizes on
+    ("agent", "instance"),       // starts one for each instance
+    ("registry", "upstream"),    // starts one for each identity
+    ("answers", "storage"),      // passes the question for sizes on
+    ("port", "storage"),         // hands commits over
+    ("metrics", "storage"),      // passes the question for sizes on
+    ("views", "storage"),        // passes the question for sizes on
+    ("dead_letters", "storage"), // passes the question for dead letters on
 ];
 
 /// Words that a room must not hold at all, with the reason.
@@ -64,7 +68,9 @@ const HOMES: &[(&str, &[&str])] = &[
             "runtime/src/io/image.rs",
             "runtime/src/io/images.rs",
             "runtime/src/io/download.rs",
+            "runtime/src/io/signing.rs",
             "runtime/src/logic/sas.rs",
+            "runtime/src/logic/signature.rs",
             "tests/cloud/",
         ],
     ),

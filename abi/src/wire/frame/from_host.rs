@@ -31,6 +31,9 @@ impl<'a> FromHost<'a> {
             FromHost::Sign { rid, data } => {
                 w.kind(kind::SIGN).u64(rid).bytes(data);
             }
+            FromHost::Call { rid, module, name, payload, connect_ms, response_ms } => {
+                w.kind(kind::CALL).u64(rid).text(module).text(name).bytes(payload).u32(connect_ms).u32(response_ms);
+            }
             FromHost::Log { level, time_ms, target, text } => {
                 w.kind(kind::LOG).u8(level).u64(time_ms as u64).text(target).text(text);
             }
@@ -83,6 +86,14 @@ impl<'a> FromHost<'a> {
                 FromHost::MethodAnswer { rid: r.u64()?, status: r.u32()? as i32, payload: r.bytes()? }
             }
             kind::SIGN => FromHost::Sign { rid: r.u64()?, data: r.bytes()? },
+            kind::CALL => FromHost::Call {
+                rid: r.u64()?,
+                module: r.text()?,
+                name: r.text()?,
+                payload: r.bytes()?,
+                connect_ms: r.u32()?,
+                response_ms: r.u32()?,
+            },
             kind::LOG => FromHost::Log { level: r.u8()?, time_ms: r.u64()? as i64, target: r.text()?, text: r.text()? },
             kind::FAILED => FromHost::Failed { kind: r.tag(failure_from)?, text: r.text()? },
             kind::PONG => FromHost::Pong { n: r.u64()? },

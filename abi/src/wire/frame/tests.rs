@@ -22,6 +22,7 @@ fn to_host() -> Vec<ToHost<'static>> {
         ToHost::Reported { rid: 1, status: 204, version: 2, reason: "" },
         ToHost::Method { rid: 1, name: "n", payload: b"null", timeout_ms: 2 },
         ToHost::Signed { rid: 1, digest: b"d", error: "" },
+        ToHost::Called { rid: 1, code: 200, status: -3, payload: b"{}" },
         ToHost::Ping { n: 1 },
         ToHost::Stop { grace_ms: 1 },
     ]
@@ -42,6 +43,7 @@ fn from_host() -> Vec<FromHost<'static>> {
         FromHost::Report { rid: 1, patch: "{}" },
         FromHost::MethodAnswer { rid: 1, status: -1, payload: b"" },
         FromHost::Sign { rid: 1, data: b"x" },
+        FromHost::Call { rid: 1, module: "m", name: "n", payload: b"1", connect_ms: 2, response_ms: 3 },
         FromHost::Log { level: 3, time_ms: 1, target: "t", text: "x" },
         FromHost::Failed { kind: FailureKind::Start, text: "x" },
         FromHost::Pong { n: 1 },

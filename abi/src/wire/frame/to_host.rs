@@ -40,6 +40,9 @@ impl<'a> ToHost<'a> {
             ToHost::Signed { rid, digest, error } => {
                 w.kind(kind::SIGNED).u64(rid).bytes(digest).text(error);
             }
+            ToHost::Called { rid, code, status, payload } => {
+                w.kind(kind::CALLED).u64(rid).u16(code).u32(status as u32).bytes(payload);
+            }
             ToHost::Ping { n } => {
                 w.kind(kind::PING).u64(n);
             }
@@ -92,6 +95,9 @@ impl<'a> ToHost<'a> {
                 ToHost::Method { rid: r.u64()?, name: r.text()?, payload: r.bytes()?, timeout_ms: r.u32()? }
             }
             kind::SIGNED => ToHost::Signed { rid: r.u64()?, digest: r.bytes()?, error: r.text()? },
+            kind::CALLED => {
+                ToHost::Called { rid: r.u64()?, code: r.u16()?, status: r.u32()? as i32, payload: r.bytes()? }
+            }
             kind::PING => ToHost::Ping { n: r.u64()? },
             kind::STOP => ToHost::Stop { grace_ms: r.u32()? },
             other => return Err(FrameError::Kind(other)),

@@ -3,6 +3,7 @@
 
 mod folders;
 mod kernel;
+mod provisioning;
 mod report;
 mod routes;
 mod running;
@@ -16,13 +17,14 @@ use super::verbs::Outcome;
 use report::{Finding, Report};
 
 /// Everything that is looked at, in the order in which it is told. The ids are for programs: they stay.
-const NEEDS_CONFIG: [&str; 13] = [
+const NEEDS_CONFIG: [&str; 14] = [
     "control-socket",
     "state-folder",
     "state-medium",
     "store",
     "store-quota",
     "key-files",
+    "provisioning",
     "module-folders",
     "module-images",
     "isolation",
@@ -67,6 +69,7 @@ fn configured(report: &mut Report, config: &Config) {
     folders::state(report, config, status.is_some());
     store::look(report, config, status.as_ref());
     folders::keys(report, config);
+    provisioning::look(report, config, status.as_ref());
     let images = folders::modules(report, config);
     kernel::isolation(report, config, status.as_ref());
     routes::look(report, config, &images);

@@ -100,10 +100,17 @@ fn upstream(report: &mut Report, config: &Config, table: &RouteTable, running: &
     if routes.is_empty() {
         return report.add(Finding::success(ID, "no route leads to the cloud"));
     }
+    if config.cloud.device.is_some() || config.cloud.dps.is_some() {
+        return report.add(Finding::success(ID, "every module that runs gets an identity in the cloud by itself"));
+    }
     if known.is_empty() {
         let what =
             "routes lead to $upstream, but no module has an identity in the cloud: messages wait until they expire";
-        return report.add(Finding::warning(ID, what, "give [upstream.modules.NAME] a connection string"));
+        return report.add(Finding::warning(
+            ID,
+            what,
+            "give [provisioning] the device's connection string or source = \"dps\", or [upstream.modules.NAME] one",
+        ));
     }
     let sends = |module: &str, outputs: &[String]| {
         let path = |output: &String| format!("{MODULES}{module}/outputs/{output}/");

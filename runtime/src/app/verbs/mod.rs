@@ -1,6 +1,8 @@
 //! The client's side of each verb: asks over the control socket, prints the answer, says how it went.
 //! Must never know more of the runtime than its JSON, and never fail on a field that it does not know.
 
+pub mod dead;
+pub mod identity;
 pub mod live;
 pub mod modules;
 pub mod send;

@@ -118,7 +118,11 @@ fn modules_table(modules: &Value) -> String {
 
 fn uplinks_table(uplinks: &[Value]) -> String {
     let row = |uplink: &Value| {
-        let status = if uplink["connected"] == true { "connected" } else { "disconnected" };
+        let status = match (&uplink["connected"], &uplink["idle"]) {
+            (Value::Bool(true), _) => "connected",
+            (_, Value::Bool(true)) => "idle",
+            _ => "disconnected",
+        };
         let [identity, host, in_flight, reason] =
             ["/identity", "/host", "/inFlight", "/reason"].map(|at| cell(uplink, at));
         vec![identity, host, status.to_owned(), time(uplink, "/since"), in_flight, reason]

@@ -10,8 +10,8 @@ use super::disk::{DiskFile, Pages};
 use super::log::Position;
 use super::record::Effects;
 use super::rows::{self, Counters, Live, Place};
-use super::{LastClock, tables::*};
-use crate::logic::hub::{DeadLetter, QueueRow, Restored, RowWrite};
+use super::{LastClock, dead, tables::*};
+use crate::logic::hub::{QueueRow, Restored, RowWrite};
 
 /// redb's page cache, bytes. Blocks are not in it, so it need hold little more than the branches.
 const CACHE_BYTES: usize = 512 * 1024;
@@ -99,6 +99,11 @@ impl Head {
         set_caught_up(&txn, caught_up)?;
         txn.commit()?;
         Ok(())
+    }
+
+    /// The second format has the same tables; only its log knew less.
+    pub fn renumber(&self) -> Result<(), redb::Error> {
+        self.write(make_tables)
     }
 
     pub fn caught_up(&self) -> Result<Option<CaughtUp>, redb::Error> {
@@ -259,16 +264,6 @@ impl Head {
         Ok(found)
     }
 
-    pub fn dead_letters(&self, limit: usize) -> Result<Vec<Option<DeadLetter>>, redb::Error> {
-        let table = self.db.begin_read()?.open_table(DEAD)?;
-        let mut found = Vec::new();
-        for row in table.iter()?.take(limit) {
-            let (key, value) = row?;
-            found.push(rows::decode_dead(key.value(), value.value()));
-        }
-        Ok(found)
-    }
-
     /// Blocks in a segment, from a number on; looks at `looks` places and says where to go on.
     pub fn blocks_in(&self, segment: u64, from: u64, looks: usize) -> Result<BlocksIn, redb::Error> {
         let table = self.db.begin_read()?.open_table(PLACES)?;
@@ -351,12 +346,7 @@ fn apply_one(txn: &WriteTransaction, one: &Pending, segments: &mut BTreeMap<u64,
             }
         }
     }
-    if !one.effects.dead.is_empty() {
-        let mut table = txn.open_table(DEAD)?;
-        for letter in &one.effects.dead {
-            table.insert((letter.seq, letter.queue), rows::encode_dead(letter).as_slice())?;
-        }
-    }
+    dead::apply(txn, &one.effects)?;
     if !one.effects.documents.is_empty() {
         let mut table = txn.open_table(DOCUMENTS)?;
         for (name, bytes) in &one.effects.documents {
@@ -408,10 +398,14 @@ fn apply_blocks(txn: &WriteTransaction, one: &Pending, segments: &mut BTreeMap<u
         let Some(place) = changed.get_mut(&row.block) else { continue };
         let open = row.total.saturating_sub(row.settled);
         let was = if open > 0 { table.insert(key, rows::encode_row(row).as_slice())? } else { table.remove(key)? };
-        let was_open = was.and_then(|v| rows::decode_row(row.queue, row.block, v.value()));
-        let was_open = was_open.map_or(0, |r| r.total.saturating_sub(r.settled));
+        let was = was.map(|v| rows::decode_row(row.queue, row.block, v.value()));
         place.leave(segments);
-        place.open = (place.open + open).saturating_sub(was_open);
+        place.open = match was {
+            // What it had open nobody knows: those of all queues are added up again.
+            Some(None) => open_of_block(txn, &table, row.block)?,
+            Some(Some(was)) => (place.open + open).saturating_sub(open_of(&was)),
+            None => place.open + open,
+        };
         place.enter(segments);
     }
     for (block, place) in changed {
@@ -426,4 +420,22 @@ fn apply_blocks(txn: &WriteTransaction, one: &Pending, segments: &mut BTreeMap<u
         }
     }
     Ok(())
+}
+
+pub fn open_of(row: &RowWrite) -> u32 {
+    row.total.saturating_sub(row.settled)
+}
+
+fn open_of_block(
+    txn: &WriteTransaction,
+    rows_table: &impl ReadableTable<(u32, u64), &'static [u8]>,
+    block: u64,
+) -> Result<u32, redb::Error> {
+    let mut open = 0;
+    for queue in txn.open_table(QUEUES)?.iter()? {
+        let queue = queue?.0.value();
+        let row = rows_table.get((queue, block))?.and_then(|v| rows::decode_row(queue, block, v.value()));
+        open += row.as_ref().map_or(0, open_of);
+    }
+    Ok(open)
 }

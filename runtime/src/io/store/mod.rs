@@ -2,10 +2,12 @@
 //! blocks back, keeps small documents, gives space back. Must never decide what is stored or for how long, and never say
 //! "done" before the sync.
 
+mod dead;
 mod disk;
 mod head;
 mod log;
 mod look;
+mod mend;
 mod open;
 mod plan;
 mod record;
@@ -22,8 +24,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::logic::block::Block;
-use crate::logic::hub::{BlockWrite, Commit, DeadLetter, LoadRequest, LoadedBlock, LoadedMessage, RowWrite, Wrote};
+use crate::logic::hub::{BlockWrite, Commit, LoadRequest, LoadedBlock, LoadedMessage, RowWrite, Wrote};
 use crate::model::time::{Age, Mono, Wall};
+pub use dead::{DeadSums, Letter};
 use disk::Disk;
 use head::{CaughtUp, Head, Pending};
 use log::Log;
@@ -69,6 +72,16 @@ pub struct Store {
     stuck: BTreeSet<u64>,
     /// Sticky: what failed after a commit had succeeded.
     broken: Option<String>,
+}
+
+/// Bytes of all files, bytes in them that blocks need, and what they may take. Dead letters with their own limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sizes {
+    pub files: u64,
+    pub blocks: u64,
+    pub quota: u64,
+    pub dead: DeadSums,
+    pub dead_max: u64,
 }
 
 /// Why something failed: text for the operator.
@@ -133,14 +146,16 @@ impl Store {
             attempts: commit.attempts.clone(),
             dead: commit.dead.clone(),
             documents: commit.documents.clone(),
+            gone: commit.gone.clone(),
             ..Effects::default()
         };
         let mut wrote = Wrote::default();
-        if !commit.expire.is_empty() || !commit.evict.is_empty() {
+        if !commit.expire.is_empty() || !commit.remove.is_empty() || !commit.evict.is_empty() {
             self.catch_up(false)?;
             plan::plan(self, commit, &mut effects, &mut wrote)?;
         }
-        self.sweep.wanted |= effects.rows.iter().any(|row| row.settled > 0);
+        self.limit_dead(&mut effects)?;
+        self.sweep.wanted |= effects.rows.iter().any(|row| row.settled > 0) || !effects.gone.is_empty();
         self.write(effects, &commit.blocks)?;
         // The commit is safe from here on: what fails now fails the next one.
         let after = if self.is_tight() { self.make_room(!wrote.evicted.is_empty()) } else { Ok(()) };
@@ -308,10 +323,7 @@ impl Store {
         let Some((block, row)) = self.head.first_row(request.queue, request.from, request.to)? else {
             return Ok(None);
         };
-        let Some(row) = row else {
-            let unreadable = Some(format!("the row of queue {} and block {block} is broken", request.queue));
-            return Ok(Some(LoadedBlock { block, unreadable, ..LoadedBlock::default() }));
-        };
+        let Some(row) = row else { return self.rebuilt(request.queue, block).map(Some) };
         let RowWrite { total, settled, bits, last_expiry, .. } = row.clone();
         let mut loaded = LoadedBlock { block, total, settled, bits, last_expiry, ..LoadedBlock::default() };
         if request.peek {
@@ -366,18 +378,14 @@ impl Store {
         self.head.documents(prefix).map_err(|e| e.to_string())
     }
 
-    /// All dead letters, oldest first, at most `limit`.
-    pub fn dead_letters(&mut self, limit: usize) -> Result<Vec<DeadLetter>, String> {
-        self.catch_up(false).map_err(|e| e.to_string())?;
-        let found = self.head.dead_letters(limit).map_err(|e| e.to_string())?;
-        found.into_iter().collect::<Option<_>>().ok_or_else(|| "a dead letter of the store is broken".to_owned())
-    }
-
-    /// Bytes of all files, bytes in them that are needed, and the quota.
-    pub fn sizes(&self) -> (u64, u64, u64) {
+    pub fn sizes(&mut self) -> Sizes {
         let used = self.used();
-        let live = self.segments.values().map(|live| live.bytes).sum();
-        (used.log + used.index, live, self.quota.bytes)
+        let blocks = self.segments.values().map(|live| live.bytes).sum();
+        if self.pending.iter().any(|p| !p.effects.dead.is_empty() || !p.effects.gone.is_empty()) {
+            self.broken = self.catch_up(false).err().map(|e| e.to_string()).or(self.broken.take());
+        }
+        let dead = self.head.dead_sums().unwrap_or_default();
+        Sizes { files: used.log + used.index, blocks, quota: self.quota.bytes, dead, dead_max: self.quota.dead_bytes() }
     }
 
     /// For a clean stop: the next opening has nothing to read again.

@@ -243,11 +243,12 @@ fn existing(disk: &Arc<dyn Disk>) -> Result<Head, Trouble> {
     match head.format().map_err(broken)? {
         Some(FORMAT) => {}
         Some(found) if found > FORMAT => return Err(Trouble::Newer(found)),
-        Some(1) => {
+        Some(found @ (1 | 2)) => {
             head.restore().map_err(Trouble::Broken)?;
             // The text first: an older program is to leave a store alone that it half knows.
             write_format(disk.as_ref()).map_err(|e| Trouble::Failed(e.to_string()))?;
-            head.migrate(Log::beginning()).map_err(broken)?;
+            let taken_over = if found == 1 { head.migrate(Log::beginning()) } else { head.renumber() };
+            taken_over.map_err(broken)?;
         }
         other => return Err(Trouble::Broken(format!("its format version is {other:?}"))),
     }

@@ -13,6 +13,11 @@ pub fn plan(store: &Store, commit: &Commit, effects: &mut Effects, wrote: &mut W
         let done = settle(store, range.queue, rows, effects, |ledger, messages| ledger.expired += messages)?;
         wrote.expired.extend(done);
     }
+    for range in &commit.remove {
+        let rows = store.head.rows_while((range.queue, range.from, range.to), |_| true)?;
+        let done = settle(store, range.queue, rows, effects, |ledger, messages| ledger.removed += messages)?;
+        wrote.expired.extend(done);
+    }
     for range in &commit.evict {
         // A segment's worth, and up to where one ends: then it goes without being rewritten.
         let (mut bytes, mut last) = (range.bytes.max(store.quota.segment_bytes), None);
@@ -23,7 +28,10 @@ pub fn plan(store: &Store, commit: &Commit, effects: &mut Effects, wrote: &mut W
             bytes = bytes.saturating_sub(u64::from(place.length).max(1));
             more
         };
-        let rows = store.head.rows_while((range.queue, range.from, range.to), enough)?;
+        let mut rows = store.head.rows_while((range.queue, range.from, range.to), enough)?;
+        if rows.is_empty() {
+            rows.extend(store.broken_front(range.queue, range.from, range.to)?);
+        }
         let done = settle(store, range.queue, rows, effects, |ledger, messages| ledger.evicted += messages)?;
         wrote.evicted.extend(done);
     }

@@ -5,13 +5,15 @@
 //! Little endian: header `u32 magic | u32 length | u64 number | u32 crc of length, number and payload | u32 zero`, then the payload.
 
 use super::{LastClock, rows};
-use crate::logic::hub::{DeadLetter, QueueRow, RowWrite};
+use crate::logic::hub::{DeadLetter, Gone, LetterId, QueueRow, RowWrite};
 
 pub const HEADER_BYTES: usize = 24;
 /// A payload that claims more was not written by this program: the largest commit is far below.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024 * 1024;
 const MAGIC: [u8; 4] = *b"skRL";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Without the dead letters that go.
+const VERSION_FIRST: u8 = 1;
 
 /// What one commit changes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -26,6 +28,7 @@ pub struct Effects {
     pub attempts: Vec<(u32, u64, u16)>,
     pub dead: Vec<DeadLetter>,
     pub documents: Vec<(String, Option<Vec<u8>>)>,
+    pub gone: Vec<(LetterId, Gone)>,
 }
 
 /// A block in a record.
@@ -157,13 +160,20 @@ impl Writer {
             out.push(u8::from(bytes.is_some()));
             text(out, bytes.as_deref().unwrap_or_default());
         }
+        count(out, effects.gone.len());
+        for ((seq, queue), why) in &effects.gone {
+            out.extend_from_slice(&seq.to_le_bytes());
+            out.extend_from_slice(&queue.to_le_bytes());
+            out.push(gone_number(*why));
+        }
     }
 }
 
 /// The effects in a payload whose checksum fitted. The error names the part that is broken.
 pub fn decode(payload: &[u8]) -> Result<Effects, String> {
     let short = |part: &str| format!("a record of the log is broken in its {part}");
-    if payload.first() != Some(&VERSION) {
+    let version = *payload.first().ok_or_else(|| short("version"))?;
+    if version != VERSION && version != VERSION_FIRST {
         return Err(short("version"));
     }
     let (body, table) = payload.split_last_chunk::<4>().ok_or_else(|| short("end"))?;
@@ -180,6 +190,9 @@ pub fn decode(payload: &[u8]) -> Result<Effects, String> {
     effects.attempts = each(rest, take_attempts).ok_or_else(|| short("attempts"))?;
     effects.dead = each(rest, take_dead).ok_or_else(|| short("dead letters"))?;
     effects.documents = each(rest, take_document).ok_or_else(|| short("documents"))?;
+    if version != VERSION_FIRST {
+        effects.gone = each(rest, take_gone).ok_or_else(|| short("dead letters that go"))?;
+    }
     if rest.is_empty() { Ok(effects) } else { Err(short("end")) }
 }
 
@@ -225,6 +238,21 @@ fn take_document(rest: &mut &[u8]) -> Option<(String, Option<Vec<u8>>)> {
     let [there] = take(rest)?;
     let bytes = take_text(rest)?.to_vec();
     Some((name, (there == 1).then_some(bytes)))
+}
+
+fn take_gone(rest: &mut &[u8]) -> Option<(LetterId, Gone)> {
+    let (seq, queue) = (u64::from_le_bytes(take(rest)?), u32::from_le_bytes(take(rest)?));
+    let [number] = take(rest)?;
+    let why = [Gone::Replayed, Gone::Purged, Gone::Dropped].into_iter().find(|why| gone_number(*why) == number)?;
+    Some(((seq, queue), why))
+}
+
+fn gone_number(why: Gone) -> u8 {
+    match why {
+        Gone::Replayed => 0,
+        Gone::Purged => 1,
+        Gone::Dropped => 2,
+    }
 }
 
 fn count(out: &mut Vec<u8>, count: usize) {

@@ -51,6 +51,11 @@ impl Quota {
         self.bytes.saturating_sub(used.log + 2 * used.index + RECORD_BYTES).min(used.free)
     }
 
+    /// What dead letters may take: they lie in the index, which counts twice.
+    pub fn dead_bytes(&self) -> u64 {
+        self.bytes / 16
+    }
+
     /// Below this much room the store is full: the next commit might not find place.
     pub fn full_below(&self) -> u64 {
         (COMMIT_BYTES as u64 + 64 * 1024).min(self.segment_bytes)

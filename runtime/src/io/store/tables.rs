@@ -3,8 +3,9 @@
 
 use redb::TableDefinition;
 
-/// The format that this program writes. 1: everything in one redb file; 2: blocks in the log, redb as its index.
-pub const FORMAT: u32 = 2;
+/// The format that this program writes. 1: everything in one redb file; 2: blocks in the log, redb as its index;
+/// 3: dead letters can go again.
+pub const FORMAT: u32 = 3;
 
 /// Block number to a packed block. Only what was written in the first format.
 pub const BLOCKS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("blocks");
@@ -24,5 +25,5 @@ pub const ATTEMPTS: TableDefinition<'_, (u32, u64), u16> = TableDefinition::new(
 pub const DEAD: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("dead");
 /// Small documents by name: twins.
 pub const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("documents");
-/// Format version, counters, clocks, and how far in the log the index is.
+/// Format version, counters, clocks, sums of the dead letters, and how far in the log the index is.
 pub const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");

@@ -63,7 +63,7 @@ fn a_commit_survives_reopening_and_a_settled_block_goes() {
     assert_eq!(loaded.messages.iter().map(|m| m.seq).collect::<Vec<_>>(), [10, 12]);
     store.commit(&settle(3, vec![0b111])).unwrap();
     assert!(store.load(&request).unwrap().is_none());
-    assert_eq!(store.sizes().1, 0);
+    assert_eq!(store.sizes().blocks, 0);
 }
 
 #[test]
@@ -117,8 +117,48 @@ fn what_is_too_old_goes_with_its_ledger() {
     let wrote = store.commit(&expire(100)).unwrap();
     assert_eq!(wrote.expired, [Settled { queue: 1, messages: 3, through: 1 }]);
     while store.sweep().unwrap() {}
-    assert_eq!(store.sizes().1, 0);
+    assert_eq!(store.sizes().blocks, 0);
     drop(store);
     let ledger = Store::open(folder.path(), &options()).unwrap().restored.queues[0].ledger;
     assert_eq!((ledger.expired, ledger.stored, ledger.pending), (3, 0, 0));
+}
+
+#[test]
+fn dead_letters_come_and_go_and_the_oldest_make_place() {
+    use crate::logic::hub::{DeadLetter, Gone};
+    let folder = tempfile::tempdir().unwrap();
+    let small = || Options { quota_bytes: Some(4 << 20), ..options() };
+    let mut store = Store::open(folder.path(), &small()).unwrap().store;
+    let letter = |seq| DeadLetter {
+        seq,
+        queue: 1,
+        endpoint: "modules/b/inputs/i".into(),
+        source: Source { module: "a".into(), output: "o".into() },
+        enqueued: Wall(3),
+        refusals: 5,
+        reason: "no".into(),
+        record: vec![7; 10_000],
+    };
+    let commit = |dead, gone| Commit { dead, gone, next_seq: 50, next_block: 2, ..Commit::default() };
+    for seq in 1..=20 {
+        store.commit(&commit(vec![letter(seq)], vec![])).unwrap();
+    }
+    assert_eq!((store.sizes().dead.letters, store.sizes().dead.dropped), (20, 0));
+    let gone = vec![((3, 1), Gone::Replayed), ((4, 1), Gone::Purged), ((99, 1), Gone::Purged)];
+    store.commit(&commit(vec![], gone)).unwrap();
+    let sums = store.sizes().dead;
+    assert_eq!((sums.letters, sums.replayed, sums.purged), (18, 1, 1));
+    drop(store);
+    let mut store = Store::open(folder.path(), &small()).unwrap().store;
+    assert_eq!(store.sizes().dead, sums, "read from the log again");
+    let page = store.dead_letters((2, 0), 2).unwrap();
+    assert_eq!(page, [((2, 1), Some(letter(2))), ((5, 1), Some(letter(5)))]);
+    for seq in 21..=40 {
+        store.commit(&commit(vec![letter(seq)], vec![])).unwrap();
+    }
+    let sums = store.sizes();
+    assert!(sums.dead.bytes <= sums.dead_max && sums.dead.dropped > 0, "{sums:?}");
+    assert_eq!(sums.dead.letters + sums.dead.dropped, 38);
+    let first = store.dead_letters((0, 0), 1).unwrap()[0].0;
+    assert_eq!(first, (40 + 1 - sums.dead.letters, 1), "the newest are kept");
 }

@@ -7,9 +7,10 @@ use super::commit::{ExpireRange, LoadRequest, LoadedBlock, LoadedMessage, Settle
 use super::entry::{Entry, Key, Place, Target, TargetState};
 use super::queue::{Gap, GapExpiry, Queue};
 use super::stored::{BlockState, is_set, set, unset};
-use super::{Hub, Ledger, QueueIx, StoreState};
+use super::{Hub, QueueIx, StoreState};
 use crate::model::limits::HEAD_BYTES;
 use crate::model::time::Now;
+use skerry_abi::wire::frame::Outcome;
 
 impl Hub {
     /// Drops from memory what lies on disk anyway, when memory runs short.
@@ -108,7 +109,9 @@ impl Hub {
     pub(super) fn expire_ranges(&self) -> Vec<ExpireRange> {
         let mut ranges = Vec::new();
         for (ix, queue) in self.queues.iter().enumerate() {
-            let Some(gap) = queue.gap.filter(|g| g.expiry == GapExpiry::Asked) else { continue };
+            let Some(gap) = queue.gap.filter(|g| g.expiry == GapExpiry::Asked && queue.removing.is_none()) else {
+                continue;
+            };
             let to = self.end_of_disk(ix as QueueIx, gap);
             if to >= gap.from {
                 ranges.push(ExpireRange { queue: queue.id, from: gap.from, to });
@@ -132,16 +135,15 @@ impl Hub {
     }
 
     /// The store has removed these from disk and counted them.
-    pub(super) fn settled_on_disk(&mut self, settled: &[Settled], count: impl Fn(&mut Ledger, u64)) {
+    pub(super) fn settled_on_disk(&mut self, now: Now, settled: &[Settled], outcome: Outcome) {
         for Settled { queue: id, messages, through } in settled {
             let Some(ix) = self.queues.iter().position(|q| q.id == *id) else { continue };
             let queue = &mut self.queues[ix];
             let Some(gap) = &mut queue.gap else { continue };
             let ix = ix as QueueIx;
             self.blocks.retain(|(q, block), _| *q != ix || *block < gap.from || *block > *through);
-            count(&mut queue.ledger, *messages);
-            queue.ledger.pending -= messages;
-            queue.ledger.stored -= messages;
+            queue.ledger.settle_stored(outcome, *messages);
+            self.trace.settled_on_disk(now.mono, ix, gap.from..=*through, outcome);
             gap.from = through + 1;
             gap.expiry = GapExpiry::Unknown;
             if gap.from > gap.to {
@@ -168,7 +170,7 @@ impl Hub {
         let queue = &mut self.queues[request.ix as usize];
         let Some(gap) = &mut queue.gap else { return };
         if request.peek
-            && let Some(first) = &loaded
+            && let Some(first) = loaded.as_ref().filter(|first| first.unreadable.is_none())
         {
             gap.expiry = GapExpiry::At(first.last_expiry);
             return;
@@ -188,6 +190,10 @@ impl Hub {
 
     fn take_in_block(&mut self, now: Now, ix: QueueIx, loaded: LoadedBlock) {
         let at = (ix, loaded.block);
+        let (is_broken, readable) = (loaded.unreadable.is_some(), loaded.messages.len() as u32);
+        if is_broken && readable > 0 && !self.blocks.contains_key(&at) {
+            return self.take_in_again(now, ix, loaded);
+        }
         self.blocks.entry(at).or_insert(BlockState {
             total: loaded.total,
             settled: loaded.settled,
@@ -197,9 +203,35 @@ impl Hub {
             written: Some(loaded.settled),
             dirty: false,
         });
-        if loaded.unreadable.is_some() {
+        if is_broken && readable == 0 {
             self.give_up_block(now, ix, loaded.block);
         }
+        for message in loaded.messages {
+            self.take_in(now, ix, loaded.block, message);
+        }
+    }
+
+    /// What the row knew is lost, so each message of the block comes once more. Those that were done with are accepted
+    /// a second time; what the ledger counts and the block has not is given up.
+    fn take_in_again(&mut self, now: Now, ix: QueueIx, loaded: LoadedBlock) {
+        let (open, found) = (u64::from(loaded.total - loaded.settled), loaded.messages.len() as u64);
+        let queue = &mut self.queues[ix as usize];
+        queue.changed = true;
+        let ledger = &mut queue.ledger;
+        ledger.dead_lettered += open.saturating_sub(found);
+        ledger.pending = ledger.pending + found - open;
+        ledger.stored = ledger.stored + found - open;
+        let state = BlockState {
+            total: found as u32,
+            last_expiry: loaded.last_expiry,
+            written: Some(0),
+            dirty: true,
+            ..BlockState::new()
+        };
+        self.blocks.insert((ix, loaded.block), state);
+        // The next commit writes the row anew.
+        self.dirty_blocks.push((ix, loaded.block));
+        self.dirty_since.get_or_insert(now.mono);
         for message in loaded.messages {
             self.take_in(now, ix, loaded.block, message);
         }

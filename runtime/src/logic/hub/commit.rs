@@ -15,8 +15,12 @@ pub struct Commit {
     /// (queue, message, refusals); 0 removes the row.
     pub attempts: Vec<(u32, u64, u16)>,
     pub dead: Vec<DeadLetter>,
+    /// Dead letters that go: back to their endpoint in this very commit, or for good.
+    pub gone: Vec<(LetterId, Gone)>,
     /// Rows that are removed, from the first on, for as long as all their messages are too old at `now.age`.
     pub expire: Vec<ExpireRange>,
+    /// Rows that are removed whatever their age, because their module was. What came of it stands with what expired.
+    pub remove: Vec<ExpireRange>,
     /// Rows that are removed, from the first on, until that many bytes of blocks are, because the store is full.
     pub evict: Vec<EvictRange>,
     /// Small named documents (twins, clocks); `None` removes one.
@@ -96,6 +100,18 @@ pub struct QueueRow {
     pub ledger: Ledger,
 }
 
+/// Message and queue: a message may have become a dead letter of several queues.
+pub type LetterId = (u64, u32);
+
+/// Where a dead letter went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    Replayed,
+    Purged,
+    /// The oldest make place for newer ones.
+    Dropped,
+}
+
 /// A message that its endpoint refused too often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
@@ -129,7 +145,8 @@ pub struct LoadedBlock {
     pub bits: Vec<u64>,
     pub last_expiry: Age,
     pub messages: Vec<LoadedMessage>,
-    /// Why the block can't be read, now or ever; then there are no messages.
+    /// Why the block can't be read, now or ever; then there are no messages. With messages only its row could not: nobody
+    /// knows which of them are among the settled ones, so all are there.
     pub unreadable: Option<String>,
 }
 

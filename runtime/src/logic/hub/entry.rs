@@ -255,6 +255,11 @@ impl Entries {
         self.slots.get_mut(key as usize)?.as_mut().filter(|e| e.seq == seq)
     }
 
+    /// Whether the message that had this place and number still lives.
+    pub fn is(&self, key: Key, seq: u64) -> bool {
+        self.slots.get(key as usize).is_some_and(|slot| slot.as_ref().is_some_and(|entry| entry.seq == seq))
+    }
+
     /// Memory in use, bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -29,14 +29,24 @@ impl Ledger {
     }
 
     pub(super) fn settle(&mut self, outcome: Outcome) {
+        self.settle_many(outcome, 1);
+    }
+
+    /// The same for what lies on disk.
+    pub(super) fn settle_stored(&mut self, outcome: Outcome, messages: u64) {
+        self.settle_many(outcome, messages);
+        self.stored -= messages;
+    }
+
+    fn settle_many(&mut self, outcome: Outcome, messages: u64) {
         match outcome {
-            Outcome::Expired => self.expired += 1,
-            Outcome::Evicted => self.evicted += 1,
-            Outcome::DeadLettered => self.dead_lettered += 1,
-            Outcome::Removed => self.removed += 1,
-            Outcome::Delivered => self.delivered += 1,
+            Outcome::Expired => self.expired += messages,
+            Outcome::Evicted => self.evicted += messages,
+            Outcome::DeadLettered => self.dead_lettered += messages,
+            Outcome::Removed => self.removed += messages,
+            Outcome::Delivered => self.delivered += messages,
             Outcome::Durable | Outcome::NoRoute | Outcome::Refused => unreachable!("no target settles as {outcome:?}"),
         }
-        self.pending -= 1;
+        self.pending -= messages;
     }
 }

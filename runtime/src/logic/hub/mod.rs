@@ -6,6 +6,7 @@
 
 mod backlog;
 mod commit;
+mod dead;
 mod deliver;
 mod entry;
 mod full;
@@ -14,12 +15,19 @@ mod link;
 mod persist;
 mod publish;
 mod queue;
+mod removed;
 mod routes;
 mod settle;
 mod stored;
 mod trace;
 mod view;
 
+#[cfg(test)]
+mod commit_tests;
+#[cfg(test)]
+mod dead_tests;
+#[cfg(test)]
+mod removed_tests;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -37,14 +45,16 @@ use smallvec::SmallVec;
 use crate::logic::routing::{self, Candidates, RouteTable};
 use crate::model::endpoint::{Endpoint, Priority, Source};
 use crate::model::limits;
-use crate::model::time::{Mono, Now};
+use crate::model::time::{Age, Mono, Now};
 pub use commit::{
-    BlockWrite, Commit, DeadLetter, EvictRange, ExpireRange, LoadRequest, LoadedBlock, LoadedMessage, QueueRow,
-    Restored, RowWrite, Settled, Wrote,
+    BlockWrite, Commit, DeadLetter, EvictRange, ExpireRange, Gone, LetterId, LoadRequest, LoadedBlock, LoadedMessage,
+    QueueRow, Restored, RowWrite, Settled, Wrote,
 };
+pub use dead::Answered;
 pub use deliver::Fault;
 pub use ledger::Ledger;
 pub use publish::Sent;
+pub use removed::REMOVED_DOCUMENTS;
 pub use trace::{EndState, Fate, Traced, TracedEnd};
 pub use view::{Overview, QueueView, SourceView, Tapped};
 
@@ -150,7 +160,11 @@ pub struct Hub {
     dirty_blocks: Vec<(QueueIx, u64)>,
     dirty_since: Option<Mono>,
     dying: Vec<settle::Dying>,
+    replays: Vec<dead::Replay>,
+    purges: Vec<LetterId>,
+    answered: Vec<Answered>,
     attempts: HashMap<(u32, u64), u16>,
+    removed: BTreeMap<String, removed::Removed>,
     documents: BTreeMap<String, Option<Vec<u8>>>,
     documents_since: Option<Mono>,
     /// When the ledger first differed from the one on disk.
@@ -197,7 +211,11 @@ impl Hub {
             dirty_blocks: Vec::new(),
             dirty_since: None,
             dying: Vec::new(),
+            replays: Vec::new(),
+            purges: Vec::new(),
+            answered: Vec::new(),
             attempts: HashMap::new(),
+            removed: BTreeMap::new(),
             documents: BTreeMap::new(),
             documents_since: None,
             ledger_since: None,
@@ -220,6 +238,11 @@ impl Hub {
         restored.queues.into_iter().for_each(|row| hub.restore_queue(row));
         hub.take_room(restored.room, restored.full);
         hub
+    }
+
+    /// Number of the next message.
+    pub fn next_seq(&self) -> u64 {
+        self.next_seq
     }
 
     pub fn store_state(&self) -> &StoreState {
@@ -264,6 +287,9 @@ impl Hub {
     /// When something is due without an event.
     pub fn next_timeout(&self, now: Now) -> Mono {
         let mut due = self.next_commit_at();
+        if self.removed_until() != Age::NEVER {
+            due = due.min(now.mono.plus(self.removed_until().0.saturating_sub(now.age.0).max(100)));
+        }
         for queue in &self.queues {
             if let Some(expiry) = queue.gap_expires() {
                 due = due.min(now.mono.plus(expiry.0.saturating_sub(now.age.0).max(100)));
@@ -271,7 +297,7 @@ impl Hub {
             if let Some(until) = queue.held_until.filter(|_| queue.consumer.is_some()) {
                 due = due.min(until);
             }
-            if queue.next_expiry != crate::model::time::Age::NEVER {
+            if queue.next_expiry != Age::NEVER {
                 // Not to the millisecond: expiry frees memory, and is checked again at delivery.
                 let left = Duration::from_millis(queue.next_expiry.0.saturating_sub(now.age.0).max(100));
                 due = due.min(now.mono.after(left));
@@ -282,6 +308,9 @@ impl Hub {
 
     /// Expires what is due and wakes held queues. The shell then ends the turn and polls as after any call.
     pub fn on_timeout(&mut self, now: Now) {
+        if self.removed_until() <= now.age {
+            self.remove_what_is_due(now);
+        }
         for ix in 0..self.queues.len() {
             if self.queues[ix].gap_expires().is_some_and(|at| at <= now.age) {
                 self.ask_to_expire(now, ix as QueueIx);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use smallvec::SmallVec;
 
-use super::commit::{BlockWrite, Commit, DeadLetter, QueueRow, RowWrite};
+use super::commit::{BlockWrite, Commit, DeadLetter, Gone, LetterId, QueueRow, RowWrite};
 use super::entry::{Key, Place, Target, TargetState};
 use super::link::FlightState;
 use super::queue::{Gap, GapExpiry, Queue};
@@ -23,6 +23,7 @@ pub(super) struct InFlight {
     pub dying: usize,
     pub documents: Vec<(String, Option<Vec<u8>>)>,
     pub attempts: HashMap<(u32, u64), u16>,
+    pub gone: Vec<(LetterId, Gone)>,
 }
 
 /// What will be settled when the commit succeeds, and so is written as settled in it.
@@ -60,7 +61,10 @@ impl Hub {
     /// Nothing waits to be written, and nothing is being written.
     pub fn is_clean(&self) -> bool {
         let idle = self.commit.is_none() && self.unsafes.front().is_none();
-        idle && self.dirty_since.is_none() && self.ledger_since.is_none() && self.documents.is_empty()
+        idle && !self.letters_wait()
+            && self.dirty_since.is_none()
+            && self.ledger_since.is_none()
+            && self.documents.is_empty()
     }
 
     /// When a commit is due if nothing else happens; `Mono(0)` for at once.
@@ -75,6 +79,7 @@ impl Hub {
         let fits = self.unsafes.front().filter(|key| self.block_bytes(*key) <= self.room);
         let oldest = fits.map(|key| self.entries[key].since);
         if self.urgent
+            || self.letters_wait()
             || (self.urgent_messages > 0 && oldest.is_some())
             || (oldest.is_some() && self.entries.bytes() > self.config.memory_bytes / 4 * 3)
         {
@@ -128,7 +133,9 @@ impl Hub {
         for dying in &self.dying[..dying] {
             commit.dead.push(self.dead_letter(dying));
         }
+        commit.gone = self.letters_that_go(&batch);
         commit.expire = self.expire_ranges();
+        commit.remove = self.remove_ranges();
         commit.evict = self.evict(now);
         let mut stored_by_queue: HashMap<QueueIx, u32> = HashMap::new();
         let messages = self.write_blocks(&batch, &settling, &mut commit, &mut stored_by_queue);
@@ -143,7 +150,8 @@ impl Hub {
         self.ledger_since = None;
         self.dirty_since = None;
         self.urgent = false;
-        self.commit = Some(InFlight { id: commit.id, messages, rows, dying, documents, attempts });
+        let gone = commit.gone.clone();
+        self.commit = Some(InFlight { id: commit.id, messages, rows, dying, documents, attempts, gone });
         commit
     }
 

@@ -12,7 +12,7 @@ use super::trace::{Arrival, Fate};
 use super::{Hub, Identity, IdentityIx, LinkIx, QueueIx, SourceCounts, SourceIx, SourceState, StoreState, Tapped};
 use crate::logic::routing::{Envelope, Instant, RecordSubject, Verdicts, View};
 use crate::model::endpoint::Source;
-use crate::model::limits::CREDIT_OVERDRAFT;
+use crate::model::limits::{CREDIT_OVERDRAFT, REMOVED_KEPT};
 use crate::model::time::{Age, Now};
 use skerry_abi::wire::frame::{Outcome, Parents, ToHost};
 use skerry_abi::wire::record::Record;
@@ -233,7 +233,10 @@ impl Hub {
         for choice in &selected {
             let queue = self.queue_for(source, choice.endpoint as u32, choice.priority);
             let ttl = choice.ttl_secs.map_or(self.config.ttl, |secs| Some(Duration::from_secs(secs)));
-            let expiry = ttl.map_or(Age::NEVER, |ttl| now.age.after(ttl));
+            let mut expiry = ttl.map_or(Age::NEVER, |ttl| now.age.after(ttl));
+            if self.queues[queue as usize].capped {
+                expiry = expiry.min(now.age.after(REMOVED_KEPT));
+            }
             targets.push(Target::waiting(queue, expiry, 0));
         }
         self.selected = selected;
@@ -252,7 +255,7 @@ impl Hub {
     }
 
     /// Why a message can not be taken although its routes lead somewhere.
-    fn no_place(&self, targets: &[Target]) -> Option<String> {
+    pub(super) fn no_place(&self, targets: &[Target]) -> Option<String> {
         let reason = match &self.store {
             StoreState::Sound => return None,
             StoreState::Broken(reason) => format!("the store is broken: {reason}"),

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use super::LinkIx;
 use super::entry::{Entries, Key};
 use super::ledger::Ledger;
+use super::removed::Removing;
 use crate::model::endpoint::{Endpoint, Priority};
 use crate::model::time::{Age, Mono};
 
@@ -58,6 +59,9 @@ pub(super) struct Queue {
     /// No message in memory expires before this.
     pub next_expiry: Age,
     pub ledger: Ledger,
+    /// Its module was removed: nothing new waits longer than what was there.
+    pub capped: bool,
+    pub removing: Option<Removing>,
     /// What the ledger row on disk lacks.
     pub changed: bool,
 }
@@ -83,6 +87,8 @@ impl Queue {
             last_ack: Mono(0),
             next_expiry: Age::NEVER,
             ledger: Ledger::default(),
+            capped: false,
+            removing: None,
             changed: false,
         }
     }

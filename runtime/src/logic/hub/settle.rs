@@ -69,6 +69,7 @@ impl Hub {
     pub(super) fn lose(&mut self, key: Key, reason: &str) {
         self.unsafes.remove(&mut self.entries, key);
         self.release(key, false);
+        self.letter_stays(key, reason);
         self.trace.lost(self.entries[key].trace, reason);
         let source = self.entries[key].source as usize;
         self.sources[source].counts.unstored += 1;

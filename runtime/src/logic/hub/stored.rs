@@ -32,8 +32,8 @@ impl Hub {
         match result {
             Ok(wrote) => {
                 self.committed(now, flight);
-                self.settled_on_disk(&wrote.expired, |ledger, messages| ledger.expired += messages);
-                self.settled_on_disk(&wrote.evicted, |ledger, messages| ledger.evicted += messages);
+                self.settled_by_range(now, &wrote.expired);
+                self.settled_on_disk(now, &wrote.evicted, Outcome::Evicted);
                 self.looked_at_expiry();
                 self.take_room(wrote.room, wrote.full);
                 self.refuse_what_waits(now);
@@ -78,6 +78,7 @@ impl Hub {
         for dying in dying {
             self.settle(now, dying.queue, dying.key, Outcome::DeadLettered);
         }
+        self.letters_gone(flight.gone);
         self.resolve_parents(now);
         self.tidy_blocks(now);
         self.trim();
@@ -103,6 +104,8 @@ impl Hub {
         for (name, bytes) in flight.documents {
             self.documents.entry(name).or_insert(bytes);
         }
+        self.letters_stay(flight.gone, reason);
+        self.removed_nothing();
         self.looked_at_expiry();
         for (at, count) in flight.attempts {
             self.attempts.entry(at).or_insert(count);

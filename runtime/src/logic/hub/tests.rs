@@ -68,7 +68,7 @@ impl Play {
         self.hub.complete(self.now(), link, id, 1, completion, "no").unwrap();
     }
 
-    fn child(&mut self, link: LinkIx, ticket: u64, parent: u64, body: &str) {
+    pub fn child(&mut self, link: LinkIx, ticket: u64, parent: u64, body: &str) {
         let mut frame = Vec::new();
         frame::publish(&mut frame, ticket, 0, false, &[parent], &record(body));
         let mut rest = &frame[..];
@@ -316,4 +316,46 @@ fn a_failed_commit_tells_the_sender_and_later_ones_go_on() {
     assert_eq!(play.commit().unwrap().rows[0].total, 1);
     assert_eq!(play.see(a), [Seen::Ack { first: 3, count: 1, outcome: Outcome::Durable }]);
     assert_eq!(play.hub.config.flush_interval, Duration::from_secs(1));
+}
+
+#[test]
+fn a_row_that_is_broken_on_disk_leaves_no_phantom_behind() {
+    // Three were stored, one of which was settled; the row that said so can't be read.
+    let queue = QueueRow {
+        id: 1,
+        endpoint: Endpoint::Input { module: "b".into(), input: "in".into() },
+        priority: crate::model::endpoint::PRIORITY_DEFAULT,
+        ledger: Ledger { delivered: 1, stored: 2, ..Ledger::default() },
+    };
+    let mut play = Play::new(Restored { next_seq: 10, next_block: 2, queues: vec![queue], ..Restored::default() });
+    let request = play.hub.poll_load().expect("how old is it?");
+    assert!(request.peek);
+    let message = |index: u32| LoadedMessage {
+        index,
+        seq: u64::from(index) + 1,
+        source: crate::model::endpoint::Source { module: "a".into(), output: "out".into() },
+        enqueued: Wall(0),
+        expiry: Age::NEVER,
+        attempts: 0,
+        record: record(&index.to_string()).into(),
+    };
+    let messages = (0..3).map(message).collect();
+    let unreadable = Some("broken".to_owned());
+    let loaded = LoadedBlock { block: 1, total: 3, settled: 1, messages, unreadable, ..LoadedBlock::default() };
+    play.hub.handle_loaded(play.now(), request, Some(loaded));
+    let ledger = play.hub.overview().queues[0].ledger;
+    assert_eq!((ledger.accepted(), ledger.pending, ledger.stored), (4, 3, 3), "the one in doubt is accepted again");
+    play.ms += 1_000;
+    let commit = play.commit().expect("its row is written anew");
+    assert_eq!((commit.rows[0].total, commit.rows[0].settled, commit.queues[0].ledger.stored), (3, 0, 3));
+    let b = play.open("b");
+    assert_eq!(play.see(b), [got(1, "0", 0), got(2, "1", 0), got(3, "2", 0)]);
+    (1..=3).for_each(|id| play.complete(b, id, Completion::Done));
+    play.ms += 1_000;
+    let commit = play.commit().unwrap();
+    assert_eq!((commit.rows[0].total, commit.rows[0].settled), (3, 3));
+    let ledger = play.hub.overview().queues[0].ledger;
+    assert_eq!((ledger.accepted(), ledger.delivered, ledger.pending, ledger.stored), (4, 4, 0, 0));
+    play.ms += 10_000;
+    assert!(play.commit().is_none(), "and nothing is written for it any more");
 }

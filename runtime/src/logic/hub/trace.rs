@@ -3,11 +3,12 @@
 //! Must never keep a message alive, and never grow: its limits are in `model::limits`.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use smallvec::SmallVec;
 
 use super::entry::{Entry, Key, Target, TargetState};
-use super::{Hub, SourceIx};
+use super::{Hub, QueueIx, SourceIx};
 use crate::logic::routing::{Truth, Verdicts};
 use crate::model::endpoint::{Endpoint, Priority, Source};
 use crate::model::limits::{TRACE_BYTES, TRACE_MESSAGES, TRACE_RECORD_BYTES};
@@ -34,6 +35,8 @@ struct Mark {
     /// Once its entry is gone, or if it never had one.
     record: Box<[u8]>,
     targets: SmallVec<[Target; 2]>,
+    /// Where it lies, for those of them that are on disk.
+    block: u64,
 }
 
 /// What the hub said to a message.
@@ -89,6 +92,7 @@ impl Trace {
             fate,
             record: Box::default(),
             targets: SmallVec::new(),
+            block: u64::MAX,
         };
         let number = self.next;
         self.next += 1;
@@ -125,6 +129,7 @@ impl Trace {
     /// The entry of a message goes: what it holds moves here.
     pub fn keep(&mut self, entry: &mut Entry) {
         let Some(mark) = self.mark(entry.trace) else { return };
+        mark.block = entry.place.map_or(u64::MAX, |place| place.block);
         if mark.targets.is_empty() {
             mark.targets = std::mem::take(&mut entry.targets);
         } else {
@@ -155,6 +160,15 @@ impl Trace {
             let oldest = &mut self.marks[place(self.kept_from)];
             self.bytes -= std::mem::take(&mut oldest.record).len();
             self.kept_from += 1;
+        }
+    }
+
+    /// What of a queue lies in these blocks alone was settled there.
+    pub fn settled_on_disk(&mut self, now: Mono, queue: QueueIx, blocks: RangeInclusive<u64>, outcome: Outcome) {
+        for mark in self.marks.iter_mut().filter(|mark| blocks.contains(&mark.block)) {
+            let at = u32::try_from(now.since(mark.since)).unwrap_or(u32::MAX);
+            let lay = mark.targets.iter_mut().filter(|t| t.queue == queue && t.state == TargetState::OnDisk);
+            lay.for_each(|target| (target.state, target.outcome, target.at) = (TargetState::Settled, outcome, at));
         }
     }
 

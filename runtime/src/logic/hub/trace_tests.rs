@@ -129,3 +129,32 @@ fn it_is_bounded_and_can_be_asked_for_some() {
     assert_eq!(large.len(), 3);
     assert!(play.hub.traced(play.now(), 3, |source, _| source.module == "b").is_empty());
 }
+
+#[test]
+fn what_was_evicted_on_disk_is_told_as_evicted() {
+    let mut play = play();
+    play.hub.config.memory_bytes = 4 * 1024;
+    play.hub.config.evict = true;
+    let a = play.open("a");
+    // Each in a block of its own; the older ones leave memory.
+    for ticket in 1..=5 {
+        play.send(a, ticket, &"x".repeat(3_000));
+        play.ms += 1_000;
+        play.commit().expect("a block");
+    }
+    let oldest = |play: &Play| play.hub.traced(play.now(), usize::MAX, |_, _| true).pop().unwrap().ends[0].state;
+    let gap = play.hub.queues[0].gap.expect("something lies on disk alone");
+    let told = |play: &Play, at: usize| play.hub.traced(play.now(), usize::MAX, |_, _| true)[at].ends[0].state;
+    let last = 5 - gap.to as usize;
+    assert_eq!(told(&play, last), EndState::Stored);
+    play.hub.handle_room(play.now(), 10_000, Some("small".into()));
+    play.send(a, 6, "y");
+    let commit = play.hub.poll_commit(play.now()).expect("room is to be made");
+    assert!(!commit.evict.is_empty(), "{commit:?}");
+    let through = commit.evict[0].to;
+    let messages = through + 1 - gap.from;
+    let evicted = vec![Settled { queue: commit.evict[0].queue, messages, through }];
+    play.hub.handle_committed(play.now(), commit.id, Ok(Wrote { evicted, ..Wrote::default() }));
+    assert_eq!(told(&play, last + 1), EndState::Settled(Outcome::Evicted), "one newer than before is in front");
+    assert_eq!(oldest(&play), EndState::Settled(Outcome::Evicted), "those in memory, too");
+}

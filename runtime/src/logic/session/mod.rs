@@ -2,6 +2,8 @@
 //! keep alive, renew, try again. A plain state machine: its shell dials, carries bytes and tells the time.
 //! Must never count a message as delivered that the cloud has not acknowledged.
 
+mod event;
+mod timer;
 mod window;
 
 #[cfg(test)]
@@ -18,6 +20,7 @@ use super::mqtt::{self, Packet, Refusal};
 use super::sas;
 use crate::model::identity::Credentials;
 use crate::model::time::{Mono, Wall};
+pub use event::{Action, Event, Loss};
 use window::Window;
 
 /// A connection that held so long ends a row of failures, ms. Two devices with one identity end each other's in less.
@@ -34,61 +37,6 @@ pub struct SessionConfig {
     pub operation_timeout: Duration,
     pub token_ttl: Duration,
     pub retry_max: Duration,
-}
-
-/// What the shell is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Dial,
-    /// Write what is left, then close.
-    HangUp,
-}
-
-/// How a connection, or the attempt at one, ended, as the shell saw it. The text says what and what to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// There never was one.
-    Unreachable(String),
-    /// The other side, or something on the way, ended it.
-    Ended(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The cloud accepted the identity.
-    Up,
-    /// Subscribed: twin and methods can be used.
-    Ready,
-    /// Not connected any more; `None` where that was planned. The text is for the operator.
-    Down {
-        why: Option<String>,
-        retry_in_ms: u64,
-    },
-    /// The cloud has these.
-    Acked {
-        first: u64,
-        count: u32,
-    },
-    /// This message can't be sent, ever.
-    Rejected {
-        delivery: u64,
-        reason: String,
-    },
-    TwinAnswer {
-        rid: u64,
-        status: u16,
-        version: Option<u64>,
-        body: Vec<u8>,
-    },
-    Desired {
-        version: Option<u64>,
-        body: Vec<u8>,
-    },
-    Method {
-        name: String,
-        rid: String,
-        payload: Vec<u8>,
-    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,25 +56,18 @@ enum Phase {
     },
     /// Hung up by ourselves; the shell is to say that it is done.
     HangingUp,
+    /// Not connected, since there is nothing to say.
+    Resting {
+        until: Mono,
+    },
 }
 
-/// All that can be due, each with its reason.
+/// When a connection that nobody uses is given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Timer {
-    /// Try again.
-    Retry,
-    /// The answer to CONNECT or SUBSCRIBE is late.
-    Answer,
-    /// Say that we are there.
-    Ping,
-    /// The answer to a ping is late.
-    Pong,
-    /// Nothing was acknowledged for too long.
-    Ack,
-    /// The token ends soon.
-    Renew,
-    /// A renewal has waited long enough.
-    Drained,
+pub struct Idle {
+    pub after: Duration,
+    /// It is made again after this, to hear what the cloud has; `None`: not before there is something to say.
+    pub rest_max: Option<Duration>,
 }
 
 pub struct Session {
@@ -146,6 +87,11 @@ pub struct Session {
     pinged: Option<Mono>,
     sent_at: Mono,
     renew_at: Mono,
+    idle: Option<Idle>,
+    /// When somebody last said something beside pings.
+    used_at: Mono,
+    /// What it hangs up for is to rest.
+    is_tired: bool,
 }
 
 impl Session {
@@ -166,7 +112,34 @@ impl Session {
             pinged: None,
             sent_at: Mono(0),
             renew_at: Mono::NEVER,
+            idle: None,
+            used_at: Mono(0),
+            is_tired: false,
         }
+    }
+
+    /// Begins without a connection, until there is something to say.
+    pub fn rested(self) -> Session {
+        Session { phase: Phase::Resting { until: Mono::NEVER }, ..self }
+    }
+
+    /// From now on; `None`: stay connected.
+    pub fn set_idle(&mut self, now: Mono, idle: Option<Idle>) {
+        self.idle = idle;
+        if idle.is_none() {
+            self.handle_need(now);
+        }
+    }
+
+    /// There is something to say, or to hear.
+    pub fn handle_need(&mut self, now: Mono) {
+        if let Phase::Resting { .. } = self.phase {
+            self.phase = Phase::Waiting { until: now };
+        }
+    }
+
+    pub fn is_resting(&self) -> bool {
+        matches!(self.phase, Phase::Resting { .. })
     }
 
     pub fn identity(&self) -> &Credentials {
@@ -202,6 +175,7 @@ impl Session {
         }
         self.connection += 1;
         self.phase = Phase::Connecting;
+        self.used_at = now;
         self.incoming.clear();
         self.out.clear();
         self.asked = Some(now);
@@ -222,13 +196,15 @@ impl Session {
             let reason = format!("its properties make a topic of {} bytes that MQTT can't carry", topic.len());
             self.events.push_back(Event::Rejected { delivery, reason });
         }
+        self.used_at = now;
+        self.handle_need(now);
         self.send(now);
     }
 
     /// A request or an answer that is only of use on this connection; lost with it.
     pub fn request(&mut self, now: Mono, topic: &str, payload: &[u8]) {
         if self.is_up() && mqtt::publish(&mut self.out, topic, None, payload) {
-            self.sent_at = now;
+            (self.sent_at, self.used_at) = (now, now);
         }
     }
 
@@ -273,6 +249,7 @@ impl Session {
                 Err(refusal) => self.refused(now, refusal),
             },
             Packet::PubAck { pid } => {
+                self.used_at = now;
                 if let Some(delivery) = self.window.acked(now, pid) {
                     self.acked(delivery);
                 }
@@ -287,6 +264,7 @@ impl Session {
             }
             Packet::PingResp => self.pinged = None,
             Packet::Publish { topic, payload, pid } => {
+                self.used_at = now;
                 if let Some(pid) = pid {
                     mqtt::puback(&mut self.out, pid);
                 }
@@ -349,8 +327,9 @@ impl Session {
     /// The connection is gone, or could not be made.
     pub fn handle_closed(&mut self, now: Mono, loss: Loss) {
         match (self.phase, loss) {
+            (Phase::HangingUp, _) if std::mem::take(&mut self.is_tired) && self.window.len() == 0 => self.rest(now),
             (Phase::HangingUp, _) => self.lost(now, None, None),
-            (Phase::Waiting { .. }, _) => {}
+            (Phase::Waiting { .. } | Phase::Resting { .. }, _) => {}
             (Phase::Up { .. } | Phase::Renewing { .. }, Loss::Ended(why)) => {
                 if let Some(delivery) = self.window.ended(now, self.connection) {
                     let reason = "each time it was sent the cloud ended the connection".to_owned();
@@ -368,6 +347,13 @@ impl Session {
         self.lost(now, Some(why), Some(refused));
     }
 
+    fn rest(&mut self, now: Mono) {
+        let rest_max = self.idle.and_then(|idle| idle.rest_max);
+        self.phase = Phase::Resting { until: rest_max.map_or(Mono::NEVER, |max| now.after(max)) };
+        self.backoff.reset();
+        self.events.push_back(Event::Rested);
+    }
+
     /// `failed` says whether the cloud did not want us; `None` where the end was planned.
     fn lost(&mut self, now: Mono, why: Option<String>, failed: Option<bool>) {
         if let Phase::Up { since } | Phase::Renewing { since, .. } = self.phase
@@ -381,7 +367,7 @@ impl Session {
         self.pinged = None;
         self.renew_at = Mono::NEVER;
         self.incoming = Vec::new();
-        self.events.push_back(Event::Down { why, retry_in_ms: until.since(now) });
+        self.events.push_back(Event::Down { why, retry_in_ms: until.since(now), refused: failed == Some(true) });
     }
 
     fn check_drained(&mut self, now: Mono) {
@@ -390,53 +376,6 @@ impl Session {
             mqtt::disconnect(&mut self.out);
             self.actions.push_back(Action::HangUp);
             self.phase = Phase::HangingUp;
-        }
-    }
-
-    fn timers(&self) -> [(Mono, Timer); 7] {
-        let timeout = self.config.operation_timeout;
-        let if_up = |at: Option<Mono>| at.filter(|_| self.is_up()).unwrap_or(Mono::NEVER);
-        let waiting = self.window.is_waiting(self.connection).then(|| self.window.progress.after(timeout));
-        [
-            (if let Phase::Waiting { until } = self.phase { until } else { Mono::NEVER }, Timer::Retry),
-            (self.asked.map_or(Mono::NEVER, |since| since.after(timeout)), Timer::Answer),
-            (if_up(self.pinged.is_none().then(|| self.sent_at.after(self.config.keep_alive * 3 / 4))), Timer::Ping),
-            (if_up(self.pinged.map(|since| since.after(timeout))), Timer::Pong),
-            (if_up(waiting), Timer::Ack),
-            (if let Phase::Up { .. } = self.phase { self.renew_at } else { Mono::NEVER }, Timer::Renew),
-            (if let Phase::Renewing { until, .. } = self.phase { until } else { Mono::NEVER }, Timer::Drained),
-        ]
-    }
-
-    pub fn next_timeout(&self) -> Mono {
-        self.timers().into_iter().map(|(at, _)| at).min().unwrap_or(Mono::NEVER)
-    }
-
-    pub fn on_timeout(&mut self, now: Mono) {
-        // One at a time: what else was due may belong to a connection that is gone after this.
-        let Some((_, timer)) = self.timers().into_iter().find(|(at, _)| *at <= now) else { return };
-        let silent =
-            |what: &str| format!("the cloud is silent: no answer to {what} within the time; check the network");
-        match timer {
-            Timer::Retry => {
-                self.phase = Phase::Dialling;
-                self.actions.push_back(Action::Dial);
-            }
-            Timer::Answer => self.give_up(now, silent("CONNECT or SUBSCRIBE"), false),
-            Timer::Ping => {
-                mqtt::ping(&mut self.out);
-                self.pinged = Some(now);
-                self.sent_at = now;
-            }
-            Timer::Pong => self.give_up(now, silent("a ping"), false),
-            Timer::Ack => self.give_up(now, silent("a message"), false),
-            Timer::Renew => {
-                if let Phase::Up { since } = self.phase {
-                    self.phase = Phase::Renewing { since, until: now.plus(DRAIN_MS) };
-                    self.check_drained(now);
-                }
-            }
-            Timer::Drained => self.check_drained(now),
         }
     }
 }

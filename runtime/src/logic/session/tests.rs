@@ -79,7 +79,7 @@ fn what_is_not_acknowledged_is_sent_again_in_order_and_marked() {
     assert_eq!(session.poll_event(), Some(Event::Acked { first: 1, count: 1 }));
     session.handle_closed(Mono(3), Loss::Ended("gone".into()));
     session.publish(Mono(4), 5, "t", b"x");
-    assert!(matches!(session.poll_event(), Some(Event::Down { why: Some(_), retry_in_ms: ..=250 })));
+    assert!(matches!(session.poll_event(), Some(Event::Down { why: Some(_), retry_in_ms: ..=250, refused: false })));
     up(&mut session, 1_000);
     session.publish(Mono(1_000), 6, "t", b"x");
     assert_eq!(session.in_flight(), 5);
@@ -169,7 +169,7 @@ fn a_token_is_renewed_when_what_is_on_its_way_has_arrived() {
     assert_eq!(session.take_output(), [0xe0, 0]);
     session.handle_closed(Mono(13), Loss::Ended(String::new()));
     let down = std::iter::from_fn(|| session.poll_event()).last();
-    assert_eq!(down, Some(Event::Down { why: None, retry_in_ms: 0 }));
+    assert_eq!(down, Some(Event::Down { why: None, retry_in_ms: 0, refused: false }));
     session.on_timeout(Mono(13));
     assert_eq!(session.poll_action(), Some(Action::Dial));
 }
@@ -185,7 +185,7 @@ fn who_is_not_accepted_does_not_hurry_and_hears_why() {
         session.handle_open(Mono(0), Wall(0));
         session.handle_bytes(Mono(0), &[0x20, 2, 0, code]);
         assert_eq!(session.poll_action(), Some(Action::HangUp));
-        let Some(Event::Down { why: Some(why), retry_in_ms }) = session.poll_event() else { panic!() };
+        let Some(Event::Down { why: Some(why), retry_in_ms, .. }) = session.poll_event() else { panic!() };
         assert!(why.contains(part), "{why}");
         assert_eq!(retry_in_ms >= 5_000, slow, "{retry_in_ms}");
     }
@@ -262,4 +262,63 @@ fn twin_and_methods_are_events() {
         ]
     );
     assert_eq!(session.take_output(), puback(9));
+}
+
+#[test]
+fn a_connection_that_nobody_uses_is_given_up_and_made_again_on_need() {
+    let mut session = session();
+    let idle = Idle { after: Duration::from_secs(60), rest_max: None };
+    session.set_idle(Mono(0), Some(idle));
+    up(&mut session, 0);
+    session.publish(Mono(10_000), 1, "t", b"x");
+    let (_, pid) = published(&mut session)[0];
+    // What is on its way keeps it.
+    assert!(session.next_timeout() < Mono(70_000));
+    session.handle_bytes(Mono(11_000), &puback(pid));
+    assert_eq!(session.poll_event(), Some(Event::Acked { first: 1, count: 1 }));
+    assert_eq!(session.next_timeout(), Mono(71_000));
+    session.on_timeout(Mono(71_000));
+    assert_eq!((session.poll_action(), session.take_output()), (Some(Action::HangUp), vec![0xe0, 0]));
+    session.handle_closed(Mono(71_001), Loss::Ended(String::new()));
+    assert_eq!(session.poll_event(), Some(Event::Rested));
+    assert!(session.is_resting() && session.next_timeout() == Mono::NEVER);
+    session.publish(Mono(500_000), 2, "t", b"x");
+    session.on_timeout(Mono(500_000));
+    assert_eq!(session.poll_action(), Some(Action::Dial));
+    session.handle_open(Mono(500_001), Wall(0));
+    session.take_output();
+    session.handle_bytes(Mono(500_002), &[0x20, 2, 0, 0, 0x90, 5, 0, 1, 1, 1, 1]);
+    assert_eq!(published(&mut session).len(), 1);
+    // Wanted for good.
+    let mut session = super::tests::session().rested();
+    assert!(session.is_resting());
+    session.set_idle(Mono(5), None);
+    up(&mut session, 5);
+    assert_eq!(session.next_timeout(), Mono(75_005));
+}
+
+#[test]
+fn a_message_that_comes_while_it_hangs_up_is_not_forgotten() {
+    let mut session = session();
+    session.set_idle(Mono(0), Some(Idle { after: Duration::from_secs(1), rest_max: Some(Duration::from_secs(3_600)) }));
+    up(&mut session, 0);
+    session.on_timeout(Mono(1_000));
+    assert_eq!(session.poll_action(), Some(Action::HangUp));
+    session.publish(Mono(1_001), 1, "t", b"x");
+    session.handle_closed(Mono(1_002), Loss::Ended(String::new()));
+    assert_eq!(session.poll_event(), Some(Event::Down { why: None, retry_in_ms: 0, refused: false }));
+    session.on_timeout(Mono(1_002));
+    assert_eq!(session.poll_action(), Some(Action::Dial));
+}
+
+#[test]
+fn it_looks_into_the_cloud_from_time_to_time() {
+    let mut session = session();
+    session.set_idle(Mono(0), Some(Idle { after: Duration::from_secs(1), rest_max: Some(Duration::from_secs(3_600)) }));
+    up(&mut session, 0);
+    session.on_timeout(Mono(1_000));
+    session.poll_action();
+    session.handle_closed(Mono(1_000), Loss::Ended(String::new()));
+    assert_eq!((session.poll_event(), session.next_timeout()), (Some(Event::Rested), Mono(3_601_000)));
+    up(&mut session, 3_601_000);
 }

@@ -170,7 +170,7 @@ impl World {
     }
 
     /// With its modules.
-    fn remove(&mut self, identity: &str, by: &str) {
+    pub fn remove(&mut self, identity: &str, by: &str) {
         self.end_with_modules(identity, "deleted");
         for identity in self.with_modules(identity) {
             self.peers.remove(&identity);

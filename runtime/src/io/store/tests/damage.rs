@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::super::disk::Disk;
-use super::super::{Opened, Options, Store, log, open, record, rows};
+use super::super::{Opened, Options, Store, log, open, record, rows, tables};
 use super::disk::{Dice, SimDisk};
 use super::model::{Model, Picture};
-use crate::logic::hub::{Commit, LoadRequest};
+use crate::logic::hub::{Commit, LoadRequest, RowWrite};
 
 fn options(quota_bytes: u64) -> Options {
     Options { quota_bytes: Some(quota_bytes), allow_volatile_state: true, boot_id: "sim".into() }
@@ -74,7 +74,7 @@ fn a_store_of_the_first_release_opens_with_its_messages() {
             assert_eq!(found, queue.ledger.stored);
         }
         assert!(store.documents("twin/").unwrap().iter().any(|(name, _)| name == "twin/filter"));
-        assert_eq!(std::fs::read_to_string(folder.path().join("store.format")).unwrap(), "2\n");
+        assert_eq!(std::fs::read_to_string(folder.path().join("store.format")).unwrap(), "3\n");
         while store.sweep().unwrap() {}
     }
 }
@@ -251,4 +251,50 @@ fn one_commit_is_one_sync_and_one_write() {
         model.apply(&commit);
         assert_eq!(disk.counts(), (before.0 + 2, before.1 + 1), "a write and a sync");
     }
+}
+
+/// Overwrites what a row of the index says.
+fn break_row(store: &Store, queue: u32, block: u64) {
+    let broken = store.head.write(|txn| {
+        txn.open_table(tables::ROWS)?.insert((queue, block), &b"no row"[..])?;
+        Ok(())
+    });
+    broken.unwrap();
+}
+
+#[test]
+fn a_row_that_cannot_be_read_costs_nothing_and_is_written_anew() {
+    let (_, _, mut store) = lived_in(6);
+    let request = LoadRequest { peek: false, queue: 1, ix: 0, from: 0, to: u64::MAX };
+    let sound = store.load(&request).unwrap().unwrap();
+    store.checkpoint().unwrap();
+    let open = store.head.place(sound.block).unwrap().unwrap().open;
+    break_row(&store, 1, sound.block);
+    let again = store.load(&LoadRequest { peek: true, ..request }).unwrap().unwrap();
+    assert!(again.unreadable.as_ref().is_some_and(|why| why.contains("is broken")), "{:?}", again.unreadable);
+    assert_eq!(again.total - again.settled, sound.total - sound.settled, "as the ledger has it");
+    let has = |seq| again.messages.iter().any(|m| m.seq == seq);
+    assert!(sound.messages.iter().all(|m| has(m.seq)), "every open message is there again");
+
+    // As the hub writes it, with all of its messages open: nothing of the block is forgotten, nothing stays behind.
+    let all = again.messages.len() as u32;
+    let row = |settled| RowWrite {
+        queue: 1,
+        block: sound.block,
+        total: all,
+        settled,
+        bits: vec![],
+        last_expiry: again.last_expiry,
+    };
+    let (next_seq, next_block, _) = store.counters.clone();
+    let write = |row| Commit { rows: vec![row], next_seq, next_block, ..Commit::default() };
+    store.commit(&write(row(0))).unwrap();
+    assert_eq!(store.load(&request).unwrap().unwrap().unreadable, None);
+    let more = all - (sound.total - sound.settled);
+    assert_eq!(store.head.place(sound.block).unwrap().unwrap().open, open + more);
+    store.commit(&write(row(all))).unwrap();
+    let next = store.load(&request).unwrap();
+    assert!(next.is_none_or(|next| next.block > sound.block));
+    let left = store.head.place(sound.block).unwrap().map_or(0, |place| place.open);
+    assert_eq!(left, open - (sound.total - sound.settled));
 }

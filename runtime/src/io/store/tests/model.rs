@@ -7,7 +7,7 @@ use super::super::Store;
 use super::disk::Dice;
 use crate::logic::block::{BlockWriter, Goes};
 use crate::logic::hub::{
-    BlockWrite, Commit, DeadLetter, EvictRange, ExpireRange, Ledger, LoadRequest, QueueRow, RowWrite,
+    BlockWrite, Commit, DeadLetter, EvictRange, ExpireRange, Gone, Ledger, LoadRequest, QueueRow, RowWrite,
 };
 use crate::model::endpoint::{Endpoint, Source};
 use crate::model::time::{Age, Mono, Now, Wall};
@@ -40,11 +40,21 @@ impl Picture {
             }
         }
         picture.documents = store.documents("")?;
-        picture.dead = store.dead_letters(1_000_000)?.iter().map(|d| (d.seq, d.queue)).collect();
+        picture.dead = all_dead(store)?;
         let (restored, _) = store.head.restore()?;
         picture.next = (restored.next_seq, restored.next_block);
         picture.ledgers = restored.queues.iter().map(|q| (q.id, numbers(&q.ledger))).collect();
         Ok(picture)
+    }
+}
+
+fn all_dead(store: &mut Store) -> Result<Vec<(u64, u32)>, String> {
+    let (mut found, mut from) = (Vec::new(), (0, 0));
+    loop {
+        let page = store.dead_letters(from, 7)?;
+        let Some((last, _)) = page.last() else { return Ok(found) };
+        from = (last.0, last.1 + 1);
+        found.extend(page.iter().filter(|(_, letter)| letter.is_some()).map(|(id, _)| *id));
     }
 }
 
@@ -188,6 +198,7 @@ impl Model {
                 None => drop(self.documents.remove(name)),
             }
         }
+        self.dead.retain(|id| !commit.gone.iter().any(|(gone, _)| gone == id));
         self.dead.extend(commit.dead.iter().map(|d| (d.seq, d.queue)));
         self.dead.sort_unstable();
         self.dead.dedup();
@@ -353,6 +364,13 @@ impl Model {
             } else if after > 0 && dice.chance(8) {
                 let at = dice.roll(row.messages.len() as u64) as usize;
                 commit.attempts.push((key.0, row.messages[at].1, dice.roll(4) as u16));
+            }
+            // Without the dice: what else a seed does is not to depend on it.
+            if self.id % 11 == 3
+                && commit.gone.is_empty()
+                && let Some(oldest) = self.dead.first()
+            {
+                commit.gone.push((*oldest, Gone::Purged));
             }
             commit.rows.push(RowWrite {
                 queue: key.0,
