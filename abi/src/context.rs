@@ -172,6 +172,21 @@ impl Context {
         Twin(self)
     }
 
+    /// What the deployment gives this instance as `Cmd` of its createOptions; empty otherwise, and in tests.
+    ///
+    /// ```
+    /// # fn example(cx: &skerry_abi::Context) {
+    /// let verbose = cx.arguments().iter().any(|argument| argument == "-v");
+    /// # }
+    /// ```
+    pub fn arguments(&self) -> Vec<String> {
+        let mut all = std::env::args_os().skip(1);
+        if all.next().is_none_or(|word| word != "module-host") {
+            return Vec::new();
+        }
+        all.skip_while(|word| word != "--").skip(1).map(|word| word.to_string_lossy().into_owned()).collect()
+    }
+
     /// A folder of this instance's own that survives restarts, updates and roll-backs.
     pub fn state_dir(&self) -> &Path {
         Path::new(self.host().state_dir().as_str())

@@ -7,3 +7,6 @@ pub mod io;
 pub mod logic;
 pub mod model;
 pub mod tasks;
+
+#[cfg(test)]
+mod tests;

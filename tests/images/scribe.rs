@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use skerry_abi::{Answer, CallError, Context, Error, Message, Module, Result, export_module};
 
+/// What goes wrong with this image; tests write another word in its place.
+static FAULT: &str = "scribe-fault:none.";
+
 #[derive(Deserialize, Serialize)]
 #[serde(default)]
 struct Settings {
@@ -31,6 +34,19 @@ impl Module for Scribe {
     type Settings = Settings;
 
     fn start(cx: &Context, settings: Settings) -> Result<Scribe> {
+        match std::hint::black_box(FAULT).trim_end_matches('.').rsplit(':').next() {
+            Some("start") => std::process::abort(),
+            Some("hang") => loop {
+                std::thread::park();
+            },
+            Some("later") => {
+                cx.spawn("later", || {
+                    std::thread::sleep(Duration::from_secs(5));
+                    Err(Error::new("five seconds are over"))
+                })?;
+            }
+            _ => {}
+        }
         match settings.start.as_str() {
             "error" => return Err(Error::new("as told")),
             "panic" => panic!("as told"),
@@ -48,6 +64,15 @@ impl Module for Scribe {
 
     fn method(&mut self, cx: &Context, name: &str, payload: Value) -> Result<Answer> {
         match name {
+            "where" => {
+                let folder = std::env::current_dir()?;
+                let greeting = std::env::var("GREETING").unwrap_or_default();
+                Ok(json!({"arguments": cx.arguments(), "folder": folder, "greeting": greeting}).into())
+            }
+            "log" => {
+                log::info!("{}", payload.as_str().unwrap_or_default());
+                Ok(Answer::done())
+            }
             "echo" => Ok(payload.into()),
             "busy" => Ok(Answer::status(409, "busy")),
             "hang" => {

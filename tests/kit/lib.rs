@@ -1,15 +1,18 @@
 //! The kit of the tests: a device of one's own with the real program, images made to order, and waiting for what can be
 //! observed. Must never leave a process or a folder behind, and never sleep for a guess.
 
+mod backend;
 mod built;
 mod cloud;
 mod device;
 mod http;
 mod image;
+mod manifest;
 mod random;
 mod sender;
 mod stream;
 
+pub use backend::Backend;
 pub use built::program;
 pub use cloud::{
     TESTER_ONLINE, TESTER_TO_CLOUD, all_there, cloud, stored, tell, to_cloud, wait_connected, wait_stored,
@@ -17,6 +20,7 @@ pub use cloud::{
 pub use device::{Device, Instance, Ran, is_alive, numbered};
 pub use http::{request, text};
 pub use image::{Image, c_program};
+pub use manifest::{manifest, module};
 pub use random::Random;
 pub use sender::Sender;
 pub use stream::{Lines, Tap};

@@ -16,3 +16,8 @@ fn apt(arguments: &[&str]) -> bool {
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
+
+/// Only root installs anything.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

@@ -17,9 +17,13 @@ mod demo;
 mod device;
 mod interrupt;
 mod new;
+mod package;
 mod sdk;
+mod sim;
+mod size;
 mod test;
 mod tidy;
+mod trial;
 
 /// the chores of this repository
 #[derive(FromArgs)]
@@ -36,6 +40,9 @@ enum Task {
     Crash(Crash),
     Demo(Demo),
     New(New),
+    Package(Package),
+    Size(Size),
+    Sim(Sim),
     Test(Test),
     Tidy(Tidy),
 }
@@ -121,6 +128,42 @@ struct New {
     name: String,
 }
 
+/// builds the static program and packages of it and its modules, into target/packages
+#[derive(FromArgs)]
+#[argh(subcommand, name = "package")]
+struct Package {
+    /// x86_64, aarch64 or armv7; once for each (default: all)
+    #[argh(option)]
+    target: Vec<String>,
+    /// deb, ipk or tar; once for each (default: all)
+    #[argh(option)]
+    format: Vec<String>,
+    /// folder of a module's crate: packages of that module alone
+    #[argh(option, arg_name = "folder")]
+    module: Option<PathBuf>,
+}
+
+/// says how large the built programs and packages are, and where the bytes go
+#[derive(FromArgs)]
+#[argh(subcommand, name = "size")]
+struct Size {
+    /// x86_64, aarch64 or armv7 (default: x86_64)
+    #[argh(option, default = "String::from(\"x86_64\")")]
+    target: String,
+}
+
+/// plays a device in a simulated world, with all that can go wrong; one number decides everything
+#[derive(FromArgs)]
+#[argh(subcommand, name = "sim")]
+struct Sim {
+    /// how many (default: 1000)
+    #[argh(option, default = "1_000")]
+    seeds: u64,
+    /// the first (default: one that follows from the commit)
+    #[argh(option)]
+    seed: Option<u64>,
+}
+
 /// runs every check and test there is
 #[derive(FromArgs)]
 #[argh(subcommand, name = "test")]
@@ -131,6 +174,9 @@ struct Test {
     /// build and try the packages too
     #[argh(switch)]
     packages: bool,
+    /// only the stages whose name begins like this
+    #[argh(option, arg_name = "name")]
+    only: Option<String>,
     /// stages that may be NOT RUN, with commas between
     #[argh(option, arg_name = "names", default = "String::new()")]
     allow_missing: String,
@@ -155,9 +201,14 @@ fn main() -> ExitCode {
         }
         Task::Crash(Crash { cuts, kills, seed }) => crash::run(&crash::Wanted { cuts, kills, seed }),
         Task::Demo(Demo { keep }) => demo::run(keep),
-        Task::Test(Test { quick, packages, allow_missing }) => {
+        Task::Sim(Sim { seeds, seed }) => sim::run(&sim::Wanted { seeds, seed }),
+        Task::Package(Package { target, format, module }) => {
+            package::run(&package::Wanted { targets: target, formats: format, module })
+        }
+        Task::Size(Size { target }) => size::run(&target),
+        Task::Test(Test { quick, packages, only, allow_missing }) => {
             let allow_missing = allow_missing.split(',').map(|name| name.trim().to_owned()).collect();
-            test::run(&test::Wanted { quick, packages, allow_missing })
+            test::run(&test::Wanted { quick, packages, only, allow_missing })
         }
         Task::Tidy(Tidy { tighten }) => tidy::run(tighten),
         Task::New(New { path, name }) => new::run(&path, &name).map(|()| true),

@@ -33,6 +33,7 @@ pub enum Command {
     Status(Status),
     List(List),
     Restart(Restart),
+    Deploy(Deploy),
     Twin(Twin),
     Identity(Identity),
     Method(CallMethod),
@@ -49,26 +50,10 @@ pub enum Command {
     Version(Version),
 }
 
-const COMMANDS: [&str; 19] = [
-    "run",
-    "check",
-    "status",
-    "list",
-    "restart",
-    "twin",
-    "identity",
-    "method",
-    "send",
-    "tap",
-    "trace",
-    "dead-letters",
-    "logs",
-    "inspect",
-    "key",
-    "sign",
-    "verify",
-    "route",
-    "version",
+#[rustfmt::skip]
+const COMMANDS: [&str; 20] = [
+    "run", "check", "status", "list", "restart", "deploy", "twin", "identity", "method", "send", "tap", "trace",
+    "dead-letters", "logs", "inspect", "key", "sign", "verify", "route", "version",
 ];
 
 /// run the modules until told to stop
@@ -190,6 +175,20 @@ verb!(
         /// module
         #[argh(positional)]
         pub module: String,
+    }
+);
+verb!(
+    /// put a deployment manifest in force, as a file of IoT Edge's "set modules"
+    Deploy, "deploy", {
+        /// the manifest, and layers that go over it
+        #[argh(positional)]
+        pub file: Vec<PathBuf>,
+        /// only show what everything in it means here, and what would be done
+        #[argh(switch)]
+        pub dry_run: bool,
+        /// withdraw the manifest in force: back to the drop-in folders
+        #[argh(switch)]
+        pub remove: bool,
     }
 );
 verb!(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cloud_settings::{CloudSettings, Source};
-use super::settings::{self, ImageSettings, LimitSettings, RouteSettings, Settings, StoreSettings};
+use super::settings::{self, ImageSettings, LimitSettings, RestartSettings, RouteSettings, Settings, StoreSettings};
 use crate::io::machine;
 pub use crate::model::config::*;
 use crate::model::endpoint::PRIORITY_DEFAULT;
@@ -14,6 +14,9 @@ use crate::model::limits::{CREDIT_BYTES, CREDIT_MESSAGES, MEMORY_BYTES, REFUSALS
 /// First wait after a failure, as IoT Edge has it; doubled each time up to the next.
 pub const BACKOFF_BASE: Duration = Duration::from_secs(10);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(300);
+
+/// How long a new image must run well: twice the longest that a hang goes unnoticed.
+pub const HEALTH_WINDOW: Duration = Duration::from_secs(60);
 
 /// Silence after which the cloud is pinged; below the four minutes after which many routers forget a connection.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(235);
@@ -171,6 +174,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
             image: instance.image.unwrap_or_else(|| ImageRef { name: name.clone(), version: None }),
             enabled: instance.enabled.unwrap_or(true),
             env: instance.env,
+            groups: instance.groups,
             limits: limits_with(&limits, &instance.limits),
             settings: instance.desired.unwrap_or_default(),
         };
@@ -195,13 +199,9 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         },
         routes: typed.routes.into_iter().map(|route| route_with(route, ttl)).collect(),
         store: store_with(typed.store, &state_folder, ttl),
-        restart: RestartConfig {
-            backoff_base: typed.restart.backoff_base.unwrap_or(BACKOFF_BASE),
-            backoff_max: typed.restart.backoff_max.unwrap_or(BACKOFF_MAX),
-            max_restarts: typed.restart.max_restarts.unwrap_or(20),
-            healthy_after: typed.restart.healthy_after.unwrap_or(Duration::from_secs(600)),
-        },
+        restart: restart_with(&typed.restart),
         limits,
+        manifest: from_file(typed.manifest.as_deref().unwrap_or("deployment.json")),
         control_socket: pick(&flags.control, &typed.control_socket, place.control_socket()),
         state_folder,
         log_level: typed.log_level.unwrap_or(log::LevelFilter::Info),
@@ -217,6 +217,16 @@ fn images_with(typed: ImageSettings) -> ImagesConfig {
         signatures: typed.signatures.unwrap_or(default),
         trust_keys,
         allow_rollback: typed.allow_rollback.unwrap_or(false),
+    }
+}
+
+fn restart_with(typed: &RestartSettings) -> RestartConfig {
+    RestartConfig {
+        backoff_base: typed.backoff_base.unwrap_or(BACKOFF_BASE),
+        backoff_max: typed.backoff_max.unwrap_or(BACKOFF_MAX),
+        max_restarts: typed.max_restarts.unwrap_or(20),
+        healthy_after: typed.healthy_after.unwrap_or(Duration::from_secs(600)),
+        health_window: typed.health_window.unwrap_or(HEALTH_WINDOW),
     }
 }
 

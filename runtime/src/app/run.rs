@@ -1,7 +1,7 @@
 //! `skerry run`: every channel and task is made here, and ended here.
 //! Must never decide anything while it runs; nothing else wires anything.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,27 +14,30 @@ use super::{logger, signals};
 use crate::io::assignment;
 use crate::io::clock::{self, Clock, TimeFloor};
 use crate::io::crash_report::CrashReports;
+use crate::io::hosts::Hosts;
 use crate::io::images::Images;
-use crate::io::process::{self, HostBinary};
+use crate::io::process;
 use crate::io::proved::Proved;
 use crate::io::secret::Keys;
 use crate::io::store::{Opened, Options, Store};
 use crate::io::ws::Dialler;
-use crate::io::{dial::within, peer, socket};
+use crate::io::{dial::within, kernel, peer, socket};
 use crate::logic::hub::{Hub, HubConfig, REMOVED_DOCUMENTS, Restored};
-use crate::logic::routing::{NamedRoute, RouteTable, Sink};
+use crate::logic::proof::Proof;
+use crate::logic::routing::{RouteTable, Sink};
 use crate::logic::twin::Twin;
 use crate::logic::wear::Wear;
-use crate::model::endpoint::PRIORITY_DEFAULT;
 use crate::tasks::agent::Agent;
 use crate::tasks::board::{Board, Order, Provisioned};
+use crate::tasks::deployment;
+pub(super) use crate::tasks::deployment::configured_routes as route_table;
 use crate::tasks::identities::Wakes;
 use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
 use crate::tasks::pulls::Pulls;
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
-use crate::tasks::world::World;
-use crate::tasks::{answers, control, identities, provision, removed, wear};
+use crate::tasks::world::{PROOFS, World};
+use crate::tasks::{answers, control, identities, provision, removed, reports, wear};
 
 /// Questions that may wait for their answer.
 const CALLS_MAX: usize = 64;
@@ -51,6 +54,7 @@ const UPLINK_STOP_WAIT: Duration = Duration::from_secs(2);
 /// Runs until a signal ends it. An error is one sentence for the operator.
 pub fn run(config: Config) -> Result<(), String> {
     logger::install(config.log_level);
+    kernel::floor()?;
     process::protect_self().map_err(|e| format!("can't protect this process from its modules: {e}"))?;
     peer::adopt_orphans().map_err(|e| format!("can't become the parent of orphans: {e}"))?;
     let signals = signals::Signals::catch().map_err(|e| format!("can't catch signals: {e}"))?;
@@ -100,26 +104,17 @@ async fn serve(
 ) -> Result<(), String> {
     let Start { mut config, routes, opened, options, floor, certain, dialler, images } = start;
     let Opened { mut store, restored, clock: last_clock, report } = opened;
-    let board = Board::default();
-    remember_hub(&mut config, &board);
-    *board.twins.borrow_mut() = twins(&mut store, &config)?;
-    *board.identities.borrow_mut() = made_identities(&mut store)?;
+    let board = remembered(&mut store, &mut config, report)?;
+    let deployed = documents(&mut store, deployment::DOCUMENT)?.remove("");
     let gone = store.documents(REMOVED_DOCUMENTS)?;
-    report.into_iter().for_each(|report| board.warn(report));
-    warn_at_start(&board, &config, &routes);
     let (jobs, dones, storage) = start_storage(store, &config, options)?;
     let hub = restored_hub(&config, routes, restored, gone);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
     let ((replan, replans), (came, changed), (removals, removing)) = (bounded(1), bounded(1), bounded(REMOVALS_MAX));
+    let ((report, reports), (previews, previewed)) = (bounded(1), bounded(1));
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
-    log::info!(
-        "skerry version={} device={} status=running state={} control={}",
-        env!("CARGO_PKG_VERSION"),
-        config.device_id,
-        config.state_folder.display(),
-        config.control_socket.display()
-    );
+    log_start(&config);
     let control_socket = config.control_socket.clone();
     let proved = Rc::new(Proved::open(&config.state_folder));
     let pulls = Pulls::new(images.clone(), &config, Rc::clone(&proved), Arc::clone(&certain));
@@ -128,22 +123,27 @@ async fn serve(
         proved,
         floor: certain,
         dialler,
+        hosts: RefCell::new(Hosts::new(&config.state_folder)),
         crashes: Arc::new(Mutex::new(CrashReports::new(&config.state_folder))),
         config,
         started: hub_port.now().mono,
+        begun: Cell::new(None),
         port: Rc::clone(&hub_port),
         board,
         images,
         pulls,
-        host: HostBinary::Own,
         senders: RefCell::default(),
         wear: RefCell::new(Wear::new(hub_port.now().mono, hub_port.now().wall)),
         executor: Rc::clone(&executor),
         scratch: RefCell::default(),
         came,
+        previews,
+        report,
         removals,
         replan,
     });
+    deployment::restore(&world, deployed.as_ref());
+    warn_at_start(&world);
 
     executor.spawn(port::run_timer(Rc::clone(&hub_port), rearmed)).detach();
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
@@ -151,14 +151,10 @@ async fn serve(
     executor.spawn(wear::run(Rc::clone(&world))).detach();
     executor.spawn(removed::run(Rc::clone(&world))).detach();
     executor.spawn(reap_orphans(Rc::clone(&world))).detach();
-    executor.spawn(Agent::new(Rc::clone(&world), replans).run()).detach();
+    executor.spawn(Agent::new(Rc::clone(&world), replans, previewed).run()).detach();
+    executor.spawn(reports::run(Rc::clone(&world), reports)).detach();
     executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, removals: removing })).detach();
-    let control = control::serve(Rc::clone(&executor), listener, calls);
-    let control = executor.spawn(async move {
-        if let Err(error) = control.await {
-            log::error!("control socket status=ended reason=\"{error}\"");
-        }
-    });
+    let control = start_control(&executor, listener, calls);
     until_asked_to_end(&mut signals).await;
     drop(control);
     let _ = std::fs::remove_file(control_socket);
@@ -166,6 +162,32 @@ async fn serve(
     drop(world);
     let _ = storage.join();
     Ok(())
+}
+
+/// It ends when what is returned is dropped.
+fn start_control(
+    executor: &Rc<LocalExecutor<'static>>,
+    listener: std::os::unix::net::UnixListener,
+    calls: Sender<Call>,
+) -> smol::Task<()> {
+    let control = control::serve(Rc::clone(executor), listener, calls);
+    executor.spawn(async move {
+        if let Err(error) = control.await {
+            log::error!("control socket status=ended reason=\"{error}\"");
+        }
+    })
+}
+
+/// What was known before this start, and what the store has to tell.
+fn remembered(store: &mut Store, config: &mut Config, report: Option<String>) -> Result<Board, String> {
+    let board = Board::default();
+    remember_hub(config, &board);
+    *board.twins.borrow_mut() = twins(store, config)?;
+    *board.identities.borrow_mut() = documents(store, "identity/")?;
+    let proofs = documents(store, PROOFS)?.into_iter();
+    *board.proofs.borrow_mut() = proofs.map(|(name, kept)| (name, Proof::from_json(&kept))).collect();
+    report.into_iter().for_each(|report| board.warn(report));
+    Ok(board)
 }
 
 /// The hub that this device was assigned before: the provisioning service may be away.
@@ -188,7 +210,8 @@ fn start_storage(store: Store, config: &Config, options: Options) -> Result<Stor
     let (done, dones) = bounded(JOBS_MAX);
     let folder = config.store.path.clone();
     let thread = std::thread::Builder::new().name("store".to_owned());
-    let thread = thread.spawn(move || storage::run(store, folder, options, job_queue, done));
+    let reopen = move |acknowledged| Store::reopen(&folder, &options, acknowledged);
+    let thread = thread.spawn(move || storage::run(store, reopen, job_queue, done));
     Ok((jobs, dones, thread.map_err(|e| format!("can't start the storage thread: {e}"))?))
 }
 
@@ -203,16 +226,31 @@ fn dialler(config: &Config, floor: &Arc<TimeFloor>) -> Result<Option<Rc<Dialler>
     Ok(Some(Rc::new(dialler)))
 }
 
+fn log_start(config: &Config) {
+    log::info!(
+        "skerry version={} device={} status=running state={} control={}",
+        env!("CARGO_PKG_VERSION"),
+        config.device_id,
+        config.state_folder.display(),
+        config.control_socket.display()
+    );
+}
+
 /// What an operator should know before the first message waits in vain.
-fn warn_at_start(board: &Board, config: &Config, routes: &RouteTable) {
+fn warn_at_start(world: &World) {
     use std::os::unix::fs::MetadataExt;
-    for (name, warning) in routes.warnings() {
-        board.warn(format!("route {name}, column {}: {}", warning.column, warning.message));
-    }
-    if routes.is_empty() {
+    let (board, config) = (&world.board, &world.config);
+    let (warnings, empty, upstream) = world.port.look(|hub| {
+        let routes = hub.routes();
+        let warnings: Vec<String> =
+            routes.warnings().map(|(name, w)| format!("route {name}, column {}: {}", w.column, w.message)).collect();
+        let upstream = routes.endpoints().iter().any(|sink| matches!(sink, Sink::Upstream));
+        (warnings, routes.is_empty(), upstream)
+    });
+    warnings.into_iter().for_each(|warning| board.warn(warning));
+    if empty {
         board.warn("there are no routes: messages of modules go nowhere; add some to [routes]".to_owned());
     }
-    let upstream = routes.endpoints().iter().any(|sink| matches!(sink, Sink::Upstream));
     if upstream && config.cloud.is_none() {
         board.warn(
             "routes lead to $upstream, but there is no cloud: messages wait for it until they expire; give [provisioning] the device's \
@@ -268,7 +306,7 @@ async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
     let slots: Vec<_> = world.board.slots.borrow().values().cloned().collect();
     for slot in slots {
         slot.ending.set(true);
-        let _ = slot.orders.try_send(Order::Stop);
+        let _ = slot.orders.try_send(Order::End);
     }
     let gone = async {
         while !world.board.slots.borrow().is_empty() {
@@ -279,6 +317,7 @@ async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
         smol::Timer::after(STOP_WAIT).await;
     };
     smol::future::or(gone, late).await;
+    reports::farewell(world).await;
     // After the instances: their last messages may still get through.
     for uplink in world.board.uplinks.borrow().values() {
         uplink.end();
@@ -319,19 +358,6 @@ fn hub_config(config: &Config) -> HubConfig {
     }
 }
 
-pub(super) fn route_table(config: &Config) -> Result<RouteTable, String> {
-    let routes = config.routes.iter().map(|route| NamedRoute {
-        name: route.name.clone(),
-        text: route.route.clone(),
-        priority: (route.priority != PRIORITY_DEFAULT).then_some(route.priority),
-        ttl_secs: match route.ttl {
-            TimeToLive::After(time) => Some(time.as_secs().max(1)),
-            TimeToLive::Never => Some(u64::MAX),
-        },
-    });
-    RouteTable::new(routes).map_err(|e| e.to_string())
-}
-
 /// 0711: modules reach their own folders below it, and nobody lists it.
 fn make_state_folder(config: &Config) -> Result<(), String> {
     use std::os::unix::fs::DirBuilderExt;
@@ -342,14 +368,12 @@ fn make_state_folder(config: &Config) -> Result<(), String> {
     })
 }
 
-/// What was made in the hub's registry, by module.
-fn made_identities(store: &mut Store) -> Result<std::collections::BTreeMap<String, serde_json::Value>, String> {
-    let documents = store.documents("identity/")?.into_iter();
+/// Documents of one kind, by what follows it in their names.
+fn documents(store: &mut Store, kind: &str) -> Result<std::collections::BTreeMap<String, serde_json::Value>, String> {
+    let documents = store.documents(kind)?.into_iter();
     // One that can't be read is made again; that does no harm.
     Ok(documents
-        .filter_map(|(name, bytes)| {
-            Some((name.strip_prefix("identity/")?.to_owned(), serde_json::from_slice(&bytes).ok()?))
-        })
+        .filter_map(|(name, bytes)| Some((name.strip_prefix(kind)?.to_owned(), serde_json::from_slice(&bytes).ok()?)))
         .collect())
 }
 

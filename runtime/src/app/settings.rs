@@ -46,6 +46,7 @@ pub struct Settings {
     pub routes: Vec<RouteSettings>,
     pub store: StoreSettings,
     pub restart: RestartSettings,
+    pub manifest: Option<String>,
     pub state_folder: Option<String>,
     pub control_socket: Option<String>,
     pub log_level: Option<log::LevelFilter>,
@@ -56,6 +57,7 @@ pub struct InstanceSettings {
     pub image: Option<ImageRef>,
     pub enabled: Option<bool>,
     pub env: BTreeMap<String, String>,
+    pub groups: Vec<String>,
     pub limits: LimitSettings,
     pub desired: Option<Map<String, Value>>,
 }
@@ -105,6 +107,7 @@ pub struct RestartSettings {
     pub backoff_max: Option<Duration>,
     pub max_restarts: Option<u32>,
     pub healthy_after: Option<Duration>,
+    pub health_window: Option<Duration>,
 }
 
 /// Reads the text of a file named `file`. The error is the lines to print, each `FILE:LINE: …`.
@@ -134,6 +137,7 @@ pub fn read(file: &str, source: &str, check_route: RouteCheck) -> Result<Setting
     section(&mut root, "routes", |table| settings.routes = routes(&faults, table, check_route));
     section(&mut root, "store", |table| settings.store = store(table));
     section(&mut root, "restart", |table| settings.restart = restart(table));
+    section(&mut root, "deployment", |table| settings.manifest = path(table, "file"));
     section(&mut root, "state", |table| settings.state_folder = path(table, "folder"));
     section(&mut root, "control", |table| settings.control_socket = path(table, "socket"));
     section(&mut root, "log", |table| {
@@ -178,6 +182,7 @@ fn modules(settings: &mut Settings, table: &mut Table<'_, '_>) {
                 image,
                 enabled: inner.bool("enabled"),
                 env: inner.text_map("env").unwrap_or_default(),
+                groups: inner.texts("groups").unwrap_or_default(),
                 limits: limits(&mut inner),
                 desired: inner.json("settings"),
             };
@@ -307,6 +312,7 @@ fn restart(table: &mut Table<'_, '_>) -> RestartSettings {
         backoff_max: table.duration("backoff_max", Duration::from_millis(1), DURATION_MAX),
         max_restarts: table.whole("max_restarts", 0..=1_000_000).map(|count| count as u32),
         healthy_after: table.duration("healthy_after", SECOND, DURATION_MAX),
+        health_window: table.duration("health_window", SECOND, Duration::from_secs(86_400)),
     };
     let base = restart.backoff_base.unwrap_or(super::config::BACKOFF_BASE);
     let max = restart.backoff_max.unwrap_or(super::config::BACKOFF_MAX);

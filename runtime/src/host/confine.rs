@@ -22,10 +22,20 @@ pub fn confine(order: &Order, image: BorrowedFd<'_>) -> Result<String, String> {
             "can't enter its folder {folder} as uid {uid}: {error}; every folder above needs permission x for others"
         )
     })?;
+    if let Some(folder) = &order.working_folder {
+        enter(folder).map_err(|error| format!("can't enter its working folder {}: {error}", folder.display()))?;
+    }
     limit(order).map_err(|error| format!("can't set a resource limit: {error}"))?;
     let no_new_privs = rustix::thread::set_no_new_privs(true).is_ok();
     let landlock = if order.landlock { restrict(order, image) } else { Err("turned off".into()) };
     Ok(reached(order, no_new_privs, landlock))
+}
+
+fn enter(folder: &Path) -> io::Result<()> {
+    if folder.is_relative() {
+        fs::create_dir_all(folder)?;
+    }
+    std::env::set_current_dir(folder)
 }
 
 /// Own uid or Landlock keeps a module from acting as the runtime; with neither, it is not isolated.

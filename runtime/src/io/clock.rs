@@ -24,8 +24,12 @@ pub struct Clock {
 
 impl Clock {
     pub fn start(last: &LastClock, floor: Wall) -> Clock {
-        let mono = mono();
-        let same_boot = last.boot_id == boot_id() && mono >= last.mono;
+        Clock::resume(last, floor, &boot_id(), mono())
+    }
+
+    /// The same in the boot of that name, at that time.
+    pub fn resume(last: &LastClock, floor: Wall, boot_id: &str, mono: Mono) -> Clock {
+        let same_boot = last.boot_id == boot_id && mono >= last.mono;
         let age = if same_boot { last.age.0.saturating_add(mono.since(last.mono)) } else { last.age.0 };
         let known = !last.boot_id.is_empty();
         Clock {
@@ -37,7 +41,11 @@ impl Clock {
     }
 
     pub fn now(&self) -> Now {
-        let (mono, wall) = (mono(), wall());
+        self.at(mono(), wall())
+    }
+
+    /// What these two readings mean.
+    pub fn at(&self, mono: Mono, wall: Wall) -> Now {
         let ran = mono.since(self.mono_at_start);
         if let Some(since) = self.off_since.get()
             && wall >= self.floor

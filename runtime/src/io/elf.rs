@@ -55,6 +55,22 @@ pub fn read(bytes: &[u8]) -> Result<Elf<'_>, ElfError> {
     }
 }
 
+/// The loader that the kernel starts this program with; none for a static one, and for what is no ELF file.
+pub fn interpreter(bytes: &[u8]) -> Option<String> {
+    fn of<H: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Option<String> {
+        let header = H::parse(bytes).ok()?;
+        let endian = header.endian().ok()?;
+        let segments = header.program_headers(endian, bytes).ok()?;
+        let path = segments.iter().find_map(|segment| segment.interpreter(endian, bytes).ok().flatten())?;
+        Some(String::from_utf8_lossy(path).into_owned())
+    }
+    match bytes.get(4) {
+        Some(1) => of::<elf::FileHeader32<Endianness>>(bytes),
+        Some(2) => of::<elf::FileHeader64<Endianness>>(bytes),
+        _ => None,
+    }
+}
+
 impl<'a> Elf<'a> {
     /// A section's bytes, when it has any in the file.
     pub fn section(&self, name: &str) -> Option<&'a [u8]> {

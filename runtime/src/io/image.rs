@@ -2,6 +2,7 @@
 //! Must never open the library or run any of its code, and never panic on what a file holds.
 
 use super::elf::{self, Elf, ElfError};
+use super::hosts;
 use crate::model::image::{Device, GlibcVersion, Image, Libc, Machine, Setting};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -49,6 +50,7 @@ pub fn fits(image: &Image, device: &Device) -> Result<(), ImageError> {
     match (image.libc, image.glibc_floor, device.glibc) {
         (Libc::Glibc, Some(image), Some(device)) if image > device => Err(ImageError::OldGlibc { image, device }),
         (Libc::Glibc, _, None) => Err(ImageError::NoGlibc),
+        (Libc::Musl, ..) if !device.musl => Err(ImageError::NoMusl),
         _ => Ok(()),
     }
 }
@@ -60,7 +62,11 @@ pub fn device() -> &'static Device {
         let own = std::fs::read("/proc/self/exe").ok();
         let own = own.as_deref().and_then(|bytes| elf::read(bytes).ok()).map(|elf| elf.machine);
         let machine = own.or(Machine::here()).unwrap_or(Machine { number: 0, bits: 0, big_endian: false });
-        Device { machine, glibc: glibc_paths().iter().find_map(|path| glibc_of(path, machine)) }
+        Device {
+            machine,
+            glibc: glibc_paths().iter().find_map(|path| glibc_of(path, machine)),
+            musl: hosts::serves(Libc::Musl) && has_musl(machine),
+        }
     })
 }
 
@@ -89,6 +95,7 @@ pub enum ImageError {
     OtherMachine { image: Machine, device: Machine },
     OldGlibc { image: GlibcVersion, device: GlibcVersion },
     NoGlibc,
+    NoMusl,
 }
 
 impl fmt::Display for ImageError {
@@ -116,6 +123,9 @@ impl fmt::Display for ImageError {
                 write!(f, "needs glibc {image} or newer, this device has glibc {device}; build it on an older system")
             }
             ImageError::NoGlibc => f.write_str("linked to glibc, this device has none; build it for musl"),
+            ImageError::NoMusl => {
+                f.write_str("linked to musl, and this device or this build of skerry has none; build it for glibc")
+            }
         }
     }
 }
@@ -246,6 +256,14 @@ fn glibc_of(path: &Path, machine: Machine) -> Option<GlibcVersion> {
     let bytes = bytes_of(path).ok()?;
     let elf = elf::read(&bytes).ok()?;
     if elf.machine == machine { elf.glibc_offered } else { None }
+}
+
+/// musl's loader is also its library, and lies in `/lib` under the architecture's name.
+fn has_musl(machine: Machine) -> bool {
+    let files = std::fs::read_dir("/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut loaders =
+        files.filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ld-musl-")));
+    loaders.any(|path| bytes_of(&path).is_ok_and(|bytes| elf::read(&bytes).is_ok_and(|elf| elf.machine == machine)))
 }
 
 /// Where `export_module!` puts the description.

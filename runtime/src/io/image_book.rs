@@ -1,4 +1,4 @@
-//! What the image store knows beside the files: which reference led to which image, and who signed it. One JSON document,
+//! What the image store knows beside the files: which reference led to which image. One JSON document,
 //! `STATE/images/book.json`. Must never be needed to run what runs: without it, images are pulled again.
 
 use std::collections::BTreeMap;
@@ -18,8 +18,6 @@ const NAME: &str = "book.json";
 pub struct Book {
     /// By reference, in full.
     pub references: BTreeMap<String, Pulled>,
-    /// Signatures that came with an image, by its digest; the text of a `.sig` file.
-    pub signatures: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +54,5 @@ impl Book {
     /// Forgets an image that is gone.
     pub fn forget(&mut self, digest: &str) {
         self.references.retain(|_, pulled| pulled.digest != digest);
-        self.signatures.remove(digest);
     }
 }

@@ -89,7 +89,8 @@ fn another_device_is_named() {
     let image = parse(&bytes).unwrap();
     let mut foreign = bytes.clone();
     foreign[18..20].copy_from_slice(&183u16.to_le_bytes());
-    let error = fits(&parse(&foreign).unwrap(), &Device { machine: Machine::here().unwrap(), glibc: None });
+    let error =
+        fits(&parse(&foreign).unwrap(), &Device { machine: Machine::here().unwrap(), glibc: None, musl: false });
     if cfg!(target_arch = "x86_64") {
         assert_eq!(error.unwrap_err().to_string(), "built for aarch64, this device is x86_64");
     }
@@ -99,6 +100,9 @@ fn another_device_is_named() {
     let error = fits(&image, &old).unwrap_err().to_string();
     assert!(error.starts_with("needs glibc 2.34 or newer, this device has glibc 2.17"), "{error}");
     assert_eq!(fits(&image, &Device { glibc: None, ..old }), Err(ImageError::NoGlibc));
+    let musl = Image { libc: Libc::Musl, glibc_floor: None, ..image.clone() };
+    assert_eq!(fits(&musl, &Device { musl: false, ..old }), Err(ImageError::NoMusl));
+    assert_eq!(fits(&musl, &Device { musl: true, ..old }), Ok(()));
     assert_eq!(fits(&Image { libc: Libc::Any, glibc_floor: None, ..image }, &old), Ok(()));
 }
 

@@ -4,6 +4,7 @@
 
 use super::image::{self, ImageError};
 use super::image_book::{Book, Pulled};
+use super::signing;
 use crate::model::image::Image;
 use crate::model::time::Wall;
 use std::collections::BTreeSet;
@@ -86,22 +87,31 @@ impl Images {
         Ok(Images(Arc::new(Shelf { folder, bytes_max, book: Mutex::new(book), needed: Mutex::default() })))
     }
 
-    /// Reads, judges and copies the file at `source`, if `admit` lets it in; its error is the reason why not. What is stored
-    /// is what was judged: the file is read once.
-    pub fn put(&self, source: &Path, admit: impl FnOnce(&Image) -> Result<(), String>) -> Result<Image, StoreError> {
+    /// Reads, judges and copies the file at `source`, with the signatures that `admit` gives; its error is the reason why it is
+    /// not let in. What is stored is what was judged: the file is read once.
+    pub fn put(
+        &self,
+        source: &Path,
+        admit: impl FnOnce(&Image) -> Result<Option<String>, String>,
+    ) -> Result<Image, StoreError> {
         let unreadable = |e: io::Error| StoreError::Image(ImageError::Unreadable(e.to_string()));
         self.put_bytes(&image::bytes_of(source).map_err(unreadable)?, admit)
     }
 
-    fn put_bytes(&self, bytes: &[u8], admit: impl FnOnce(&Image) -> Result<(), String>) -> Result<Image, StoreError> {
+    fn put_bytes(
+        &self,
+        bytes: &[u8],
+        admit: impl FnOnce(&Image) -> Result<Option<String>, String>,
+    ) -> Result<Image, StoreError> {
         let image = image::parse(bytes).map_err(StoreError::Image)?;
         image::fits(&image, image::device()).map_err(StoreError::Image)?;
-        admit(&image).map_err(StoreError::NotAdmitted)?;
+        let signatures = admit(&image).map_err(StoreError::NotAdmitted)?;
         let path = self.path(&image.digest);
         if !fs::read(&path).is_ok_and(|stored| stored == bytes) {
             self.make_room(bytes.len() as u64)?;
-            self.write(&image.digest, bytes).map_err(StoreError::Store)?;
         }
+        self.keep_signatures(&image.digest, signatures.as_deref()).map_err(StoreError::Store)?;
+        self.write(&image.digest, bytes).map_err(StoreError::Store)?;
         Ok(image)
     }
 
@@ -135,6 +145,11 @@ impl Images {
     /// Where a file is downloaded to; what is there of it already is continued.
     pub fn download_path(&self, digest: &str) -> PathBuf {
         self.0.folder.join(format!("{digest}.download"))
+    }
+
+    /// What came with a stored image. One that can't be read counts as none.
+    pub fn signatures(&self, digest: &str) -> Option<String> {
+        signing::signatures(&self.path(digest)).ok().flatten()
     }
 
     /// Opens a stored image for a module host; the file stays usable when it is collected meanwhile.
@@ -175,12 +190,10 @@ impl Images {
 
     /// Remembers where an image came from, so that it is found again without a network.
     pub fn remember(&self, reference: &str, image: &Image, signatures: Option<&str>, now: Wall) -> io::Result<()> {
+        self.keep_signatures(&image.digest, signatures)?;
         self.note(|book| {
             let pulled = Pulled { digest: image.digest.clone(), at: now.0 };
             book.references.insert(reference.to_owned(), pulled);
-            if let Some(text) = signatures {
-                book.signatures.insert(image.digest.clone(), text.to_owned());
-            }
         })
     }
 
@@ -223,12 +236,20 @@ impl Images {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
+            let _ = fs::remove_file(signing::signatures_path(&self.path(digest)));
         }
         if digests.is_empty() {
             return Ok(());
         }
         File::open(&self.0.folder)?.sync_all()?;
         self.note(|book| digests.iter().for_each(|digest| book.forget(digest)))
+    }
+
+    fn keep_signatures(&self, digest: &str, signatures: Option<&str>) -> io::Result<()> {
+        match signatures.filter(|new| self.signatures(digest).as_deref() != Some(*new)) {
+            Some(new) => signing::write_signatures(&self.path(digest), new),
+            None => Ok(()),
+        }
     }
 
     fn write(&self, digest: &str, bytes: &[u8]) -> io::Result<()> {
@@ -262,8 +283,8 @@ mod tests {
 
     const LIMIT: u64 = 1 << 20;
 
-    fn any(_: &Image) -> Result<(), String> {
-        Ok(())
+    fn any(_: &Image) -> Result<Option<String>, String> {
+        Ok(Some("signed".to_owned()))
     }
 
     #[test]
@@ -288,6 +309,7 @@ mod tests {
         assert_eq!(fs::metadata(&stored).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(images.put(&stored, any).unwrap(), image);
         assert!(matches!(images.put(&dropped, any), Err(StoreError::Image(_))));
+        assert_eq!(images.signatures(&image.digest).as_deref(), Some("signed"));
         assert_eq!(images.digests().unwrap(), vec![image.digest]);
     }
 
@@ -302,10 +324,10 @@ mod tests {
         assert_eq!(fs::read(images.path(&image.digest)).unwrap(), bytes);
         fs::write(state.path().join("images/x.1.part"), "half").unwrap();
         let images = Images::open(state.path(), LIMIT).unwrap();
-        assert_eq!(fs::read_dir(state.path().join("images")).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(state.path().join("images")).unwrap().count(), 2, "image and signatures");
         assert_eq!(images.collect(&[&image.digest]).unwrap(), 0);
         assert_eq!(images.collect(&[]).unwrap(), 1);
-        assert!(images.digests().unwrap().is_empty());
+        assert_eq!(fs::read_dir(state.path().join("images")).unwrap().count(), 0);
     }
 
     #[test]
@@ -327,7 +349,7 @@ mod tests {
         let third = put(3, 30).unwrap();
         let digests = || images.digests().unwrap().into_iter().collect::<BTreeSet<_>>();
         assert_eq!(digests(), BTreeSet::from([second.digest.clone(), third.digest.clone()]));
-        assert!(!images.book().signatures.contains_key(&first.digest));
+        assert_eq!(images.signatures(&first.digest), None);
         // The last good ones are needed, and stay whatever comes.
         images.collect(&[&second.digest, &third.digest]).unwrap();
         let full = put(4, 40).unwrap_err().to_string();

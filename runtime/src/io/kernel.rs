@@ -3,7 +3,8 @@
 
 use landlock::{Access, AccessFs, LandlockStatus, Ruleset, RulesetAttr, RulesetStatus};
 use rustix::fs::MemfdFlags;
-use rustix::process::PidfdFlags;
+use rustix::process::{PidfdFlags, WaitId, WaitIdOptions};
+use std::os::fd::AsFd;
 
 /// The version of Landlock's rules that is enforced; the error says why there is none.
 pub fn landlock() -> Result<i32, String> {
@@ -25,10 +26,28 @@ pub fn memfd() -> std::io::Result<()> {
     Ok(rustix::fs::memfd_create("skerry-check", MemfdFlags::CLOEXEC).map(drop)?)
 }
 
+/// Whether this kernel has what no instance can do without. The error is one sentence for the operator.
+pub fn floor() -> Result<(), String> {
+    let release = || rustix::system::uname().release().to_string_lossy().into_owned();
+    let old = |what: &str, error: std::io::Error| {
+        format!("this kernel, {}, can't run modules: {what}: {error}; skerry needs Linux {FLOOR} or later", release())
+    };
+    memfd().map_err(|error| old("files in memory", error))?;
+    pidfd().map_err(|error| old("process descriptors", error))
+}
+
 /// Processes by descriptor: how an instance's end is noticed, and nobody else killed.
 pub fn pidfd() -> std::io::Result<()> {
-    Ok(rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map(drop)?)
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    // Nobody is his own child; a kernel that can't wait by descriptor (before 5.4) calls the question invalid instead.
+    match rustix::process::waitid(WaitId::PidFd(own.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Err(rustix::io::Errno::CHILD) | Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
+
+/// The first that waits for a process by its descriptor.
+pub const FLOOR: &str = "5.4";
 
 #[cfg(test)]
 mod tests {
@@ -40,6 +59,7 @@ mod tests {
         assert!(landlock().is_ok_and(|abi| abi > 0) || landlock().is_err());
         memfd().unwrap();
         pidfd().unwrap();
+        floor().unwrap();
         let line = |text: &str| text.lines().find(|l| l.starts_with("NoNewPrivs")).map(str::to_owned);
         assert_eq!(line(&before), line(&std::fs::read_to_string("/proc/self/status").unwrap()));
         assert!(tempfile::tempfile().is_ok());

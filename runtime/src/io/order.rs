@@ -24,6 +24,8 @@ pub struct Order {
     pub hidden: Vec<PathBuf>,
     /// Beside `/tmp`, `/dev` and its own folder, where it may write.
     pub writable: Vec<PathBuf>,
+    /// Instead of its own folder, and from there if it is relative; that one is made when missing.
+    pub working_folder: Option<PathBuf>,
     pub limits: Limits,
     /// The most talkative level of the module's log that comes over the link: 1 error to 5 trace.
     pub log_level: u8,

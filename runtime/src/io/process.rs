@@ -3,6 +3,7 @@
 
 use super::order::{self, Limits, Order};
 use super::status_page::StatusPage;
+use super::user;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::ffi::OsString;
@@ -22,8 +23,8 @@ pub enum HostBinary {
     Own,
     /// Installed by a package.
     File(PathBuf),
-    /// Carried inside this program, in a sealed memory file.
-    Memory(OwnedFd),
+    /// By its descriptor: carried inside this program and now in a sealed memory file, or a file that an upgrade may replace.
+    Open(OwnedFd),
 }
 
 /// What to start. All paths absolute.
@@ -37,8 +38,16 @@ pub struct Spec {
     pub hidden: Vec<PathBuf>,
     pub writable: Vec<PathBuf>,
     pub env: Vec<(String, String)>,
+    /// What the module reads with `Context::arguments`.
+    pub arguments: Vec<String>,
+    /// From `state_dir`, if it is relative.
+    pub working_folder: Option<PathBuf>,
     /// User and group of its own. Needs a runtime that is root.
     pub uid: Option<u32>,
+    /// Groups beside that one; only with `uid`.
+    pub groups: Vec<u32>,
+    /// In the place of that group.
+    pub gid: Option<u32>,
     pub limits: Limits,
     /// 1 error to 5 trace.
     pub log_level: u8,
@@ -93,6 +102,7 @@ pub fn spawn(binary: &HostBinary, spec: &Spec, image: &File) -> io::Result<Host>
         state_dir: spec.state_dir.clone(),
         hidden: spec.hidden.clone(),
         writable: spec.writable.clone(),
+        working_folder: spec.working_folder.clone(),
         limits: Limits { processes: spec.limits.processes.filter(|_| spec.uid.is_some()), ..spec.limits },
         log_level: spec.log_level,
         wait_debugger: spec.wait_debugger,
@@ -170,11 +180,35 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The group by which an instance with a user of its own reaches its devices. A runtime that is not root gives what it has.
+pub fn group_of_devices(devices: &[PathBuf]) -> io::Result<Option<u32>> {
+    let mut group = None;
+    for device in devices {
+        let found = fs::metadata(device).map_err(|error| io::Error::other(format!("{}: {error}", device.display())))?;
+        if found.mode() & 0o006 == 0o006 {
+            continue;
+        }
+        let gid = found.gid();
+        if gid == 0 || found.mode() & 0o060 == 0 {
+            let text = "only root may use it; let a udev rule give it a group";
+            return Err(io::Error::other(format!("{}: {text}", device.display())));
+        }
+        if group.is_some_and(|other| other != gid) {
+            return Err(io::Error::other(format!(
+                "{}: all devices of an instance must have one group",
+                device.display()
+            )));
+        }
+        group = Some(gid);
+    }
+    Ok(group.filter(|_| is_root()))
+}
+
 fn command(binary: &HostBinary, spec: &Spec, link: OwnedFd) -> Command {
     let program = match binary {
         HostBinary::Own => PathBuf::from("/proc/self/exe"),
         HostBinary::File(path) => path.clone(),
-        HostBinary::Memory(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+        HostBinary::Open(fd) => PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd())),
     };
     let mut command = Command::new(program);
     command.arg0(format!("skerry: {}/{}", spec.module, spec.generation)).arg(VERB);
@@ -183,8 +217,11 @@ fn command(binary: &HostBinary, spec: &Spec, link: OwnedFd) -> Command {
     command.current_dir("/");
     // A group of its own, so that a Ctrl-C at the terminal stops the runtime, which then stops its modules.
     command.process_group(0);
+    if !spec.arguments.is_empty() {
+        command.arg("--").args(&spec.arguments);
+    }
     if let Some(uid) = spec.uid {
-        command.uid(uid).gid(uid); // std drops the supplementary groups with them.
+        user::become_at_start(&mut command, uid, spec.gid.unwrap_or(uid), &spec.groups);
     }
     command
 }

@@ -11,6 +11,7 @@ use super::fetch::{Fault, Question, Web};
 use super::image::{IMAGE_BYTES_MAX, ImageError};
 use super::images::{Images, StoreError};
 use super::registry::{Registry, stored};
+use super::signing;
 use crate::model::config::Proxy;
 use crate::model::image::Image;
 use crate::model::reference::{HttpsReference, Reference, RegistryCredentials};
@@ -67,18 +68,13 @@ impl Errand {
 
     fn copy(&self, path: &Path) -> Result<Pulled, Fault> {
         let what = self.reference.to_string();
-        let image = self.images.put(path, |_| Ok(())).map_err(|error| match error {
+        let image = self.images.put(path, |_| Ok(None)).map_err(|error| match error {
             // A disk may be mounted later.
             StoreError::Image(ImageError::Unreadable(_)) => Fault::Away(format!("{what}: {error}")),
             error => stored(&what, &error),
         })?;
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".sig");
-        let signatures = match std::fs::read_to_string(&beside) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(Fault::Here(format!("{}: {error}", PathBuf::from(beside).display()))),
-        };
+        let unread = |e| Fault::Here(format!("{what}: its .sig file can't be read: {e}"));
+        let signatures = signing::signatures(path).map_err(unread)?;
         Ok(Pulled { image, signatures })
     }
 

@@ -2,6 +2,7 @@
 //! One machine an instance name; a new image or a restart by hand resets it. Must never start anything itself.
 
 use crate::model::instance::Exit;
+pub use crate::model::manifest::RestartPolicy as Policy;
 use crate::model::time::Mono;
 
 /// The numbers of IoT Edge's agent, each configurable.
@@ -21,18 +22,6 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits { backoff_first_ms: 10_000, backoff_max_ms: 300_000, healthy_after_ms: 600_000, restarts_max: 20 }
     }
-}
-
-/// `restartPolicy` of a manifest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Policy {
-    #[default]
-    Always,
-    /// Not after an end with code 0.
-    OnFailure,
-    /// As `OnFailure`, since an instance that hangs is ended, and so fails: IoT Edge treats the two alike as well.
-    OnUnhealthy,
-    Never,
 }
 
 /// What to do after an exit.
@@ -113,6 +102,11 @@ impl Restart {
         self.total += 1;
         self.state = State::Waiting(at);
         Next::Restart { at }
+    }
+
+    /// Another policy, for the next exit.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
     }
 
     /// A new image, a new configuration or a restart by hand: what was, counts no more.

@@ -29,6 +29,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     pub store: StoreConfig,
     pub restart: RestartConfig,
+    /// The manifest to take at the start when the cloud has none.
+    pub manifest: PathBuf,
     pub state_folder: PathBuf,
     pub control_socket: PathBuf,
     pub log_level: log::LevelFilter,
@@ -167,6 +169,8 @@ pub struct InstanceConfig {
     pub image: ImageRef,
     pub enabled: bool,
     pub env: BTreeMap<String, String>,
+    /// Of the system, beside the instance's own: what grants it devices.
+    pub groups: Vec<String>,
     pub limits: Limits,
     /// Desired properties for a twin that has none yet.
     pub settings: Map<String, Value>,
@@ -265,6 +269,8 @@ pub struct RestartConfig {
     pub backoff_max: Duration,
     pub max_restarts: u32,
     pub healthy_after: Duration,
+    /// How long a new image must run well before it counts as good.
+    pub health_window: Duration,
 }
 
 /// What a device or instance id must be, if `id` is not.

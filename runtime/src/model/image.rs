@@ -75,6 +75,8 @@ pub struct Device {
     pub machine: Machine,
     /// The version of its glibc, when it has one.
     pub glibc: Option<GlibcVersion>,
+    /// Images for musl can run: its loader is there, and a host for it.
+    pub musl: bool,
 }
 
 impl fmt::Display for Machine {

@@ -6,5 +6,6 @@ pub mod identity;
 pub mod image;
 pub mod instance;
 pub mod limits;
+pub mod manifest;
 pub mod reference;
 pub mod time;

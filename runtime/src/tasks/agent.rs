@@ -1,22 +1,28 @@
-//! Compares what the drop-in folders hold with what runs, and carries out the plan. Until a manifest is in force every
-//! image there gets one instance named after it. Must never stop an instance because a file is being copied.
+//! Compares what is asked for (by a manifest, or else by the drop-in folders and the configuration) with what runs, and carries out the
+//! plan. Must never stop an instance because a file is being copied, and never touch one for another's sake.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use serde_json::{Value, json};
 use smol::channel::Receiver;
 
-use super::board::{Order, Slot};
+use super::board::{Asked, Order, Slot, Status, Told};
+use super::dropins::DropIns;
 use super::instance;
+use super::mailbox::Preview;
 use super::world::World;
-use crate::io::signing;
+use crate::io::image;
 use crate::io::watch::Watch;
-use crate::logic::plan::{Running, Step, Wanted, plan};
-use crate::logic::{signature, version};
+use crate::logic::plan::{Present, Step, Wanted, plan};
+use crate::logic::proof::Version;
+use crate::logic::signature;
 use crate::model::config::ImageRef;
 use crate::model::image::Image;
+use crate::model::manifest::{Manifest, ModuleSpec, RestartPolicy, STARTUP_ORDER_DEFAULT, SetupSpec};
+use crate::model::reference::{PullPolicy, Reference};
 
 /// Orders that may wait for an instance that is busy ending.
 const ORDERS_MAX: usize = 8;
@@ -25,26 +31,27 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// Without any event the folders are looked at this often: an event may be missed on network file systems.
 const LOOK_ANYWAY: Duration = Duration::from_secs(60);
 
-/// Inode, bytes, and when it changed.
-type Stamp = (u64, u64, Option<SystemTime>);
-
-/// What was seen of a file; the same again is not read again.
-struct Seen {
-    stamp: Stamp,
-    /// Of its `.sig` file, where there is one.
-    signed: Option<Stamp>,
-    image: Option<Rc<Image>>,
-}
-
 pub struct Agent {
     world: Rc<World>,
     replan: Receiver<()>,
-    files: BTreeMap<PathBuf, Seen>,
+    previews: Receiver<Preview>,
+    dropins: DropIns,
+    /// Images that only the image store has, by digest.
+    stored: BTreeMap<String, Rc<Image>>,
+}
+
+/// What is to run under a name.
+struct Target {
+    spec: Rc<ModuleSpec>,
+    /// With its image; absent while there is none.
+    version: Option<(Version, Rc<Image>)>,
+    problem: Option<String>,
+    missing: bool,
 }
 
 impl Agent {
-    pub fn new(world: Rc<World>, replan: Receiver<()>) -> Agent {
-        Agent { world, replan, files: BTreeMap::new() }
+    pub fn new(world: Rc<World>, replan: Receiver<()>, previews: Receiver<Preview>) -> Agent {
+        Agent { world, replan, previews, dropins: DropIns::default(), stored: BTreeMap::new() }
     }
 
     pub async fn run(mut self) {
@@ -54,183 +61,306 @@ impl Agent {
             if let Err(error) = &watch {
                 self.world.board.warn(format!("drop-in folders are looked at every minute only: inotify says {error}"));
             }
-            self.look();
+            self.dropins.look(&self.world);
             self.carry_out();
-            self.wait(watch.ok()).await;
+            while let Some(preview) = self.wait(watch.as_ref().ok()).await {
+                let steps = self.preview(&preview.manifest);
+                let _ = preview.answer.try_send(steps);
+            }
+            smol::Timer::after(SETTLE).await;
         }
     }
 
-    async fn wait(&self, watch: Option<Watch>) {
+    /// For anything that may change the plan; or for somebody who asks for one.
+    async fn wait(&self, watch: Option<&Watch>) -> Option<Preview> {
         let changed = async {
             match watch {
                 Some(watch) => drop(watch.changed().await),
                 None => std::future::pending().await,
             }
+            None
         };
         let anyway = async {
             smol::Timer::after(LOOK_ANYWAY).await;
+            None
         };
         let told = async {
             let _ = self.replan.recv().await;
+            None
         };
-        smol::future::or(changed, smol::future::or(anyway, told)).await;
-        smol::Timer::after(SETTLE).await;
-    }
-
-    /// Reads what is new in the folders. A file that is not whole yet leaves its former image in place.
-    fn look(&mut self) {
-        let mut found = Vec::new();
-        for folder in &self.world.config.modules.folders {
-            let Ok(entries) = std::fs::read_dir(folder) else { continue };
-            let paths = entries.flatten().map(|entry| entry.path());
-            found.extend(paths.filter(|p| p.extension().is_some_and(|e| e == "so")));
-        }
-        self.files.retain(|path, _| found.contains(path));
-        self.world.board.rejected.borrow_mut().retain(|path, _| found.contains(&PathBuf::from(path)));
-        for path in found {
-            self.look_at(&path);
-        }
-    }
-
-    fn look_at(&mut self, path: &Path) {
-        let Some(stamp) = stamp_of(path) else { return };
-        let signed = stamp_of(&signing::signatures_path(path));
-        let name = path.display().to_string();
-        let before = self.files.get(path);
-        // Who was let in is not asked again; who was refused may have got a signature.
-        let refused = self.world.board.rejected.borrow().contains_key(&name);
-        if before.is_some_and(|seen| seen.stamp == stamp && (seen.signed == signed || !refused)) {
-            return;
-        }
-        let image = match self.world.images.put(path, |image| self.admit(path, image)) {
-            Ok(image) => {
-                self.world.board.rejected.borrow_mut().remove(&name);
-                Some(Rc::new(image))
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                let known = self.world.board.rejected.borrow_mut().insert(name.clone(), reason.clone());
-                if known.as_ref() != Some(&reason) {
-                    log::warn!("image={name} refused: {reason}");
-                }
-                before.and_then(|seen| seen.image.clone())
+        let asked = async {
+            match self.previews.recv().await {
+                Ok(preview) => Some(preview),
+                Err(_) => std::future::pending().await,
             }
         };
-        self.files.insert(path.to_owned(), Seen { stamp, signed, image });
+        smol::future::or(smol::future::or(changed, told), smol::future::or(anyway, asked)).await
     }
 
-    /// Whether the image at `path` may run here: signatures, and no way back.
-    fn admit(&self, path: &Path, image: &Image) -> Result<(), String> {
-        let config = &self.world.config;
-        let signatures = signing::signatures(path).map_err(|e| format!("its .sig file can't be read: {e}"))?;
-        let proved = self.world.proved.version(&image.name);
-        let pinned = config.modules.asks_for(&image.name, &image.version);
-        let remark = signature::admit(&config.images, image, signatures.as_deref(), proved.as_deref(), pinned)?;
-        if let Some(remark) = remark {
-            self.world.board.warn(format!("{} may run all the same: {remark}", path.display()));
+    /// The first steps for a manifest, without taking any.
+    fn preview(&mut self, manifest: &Manifest) -> Vec<Value> {
+        self.dropins.look(&self.world);
+        let asked = manifest.modules.iter().map(|(name, spec)| (name.clone(), Rc::new(spec.clone())));
+        let targets: BTreeMap<String, Target> =
+            asked.map(|(name, spec)| (name.clone(), self.target(&name, spec, true))).collect();
+        let wanted = targets.iter().map(|(name, target)| (name.clone(), wanted(target))).collect();
+        // As if each step had been carried out, until there is none left: later groups wait for earlier ones.
+        let mut present = present(&self.world);
+        let mut shown = Vec::new();
+        loop {
+            let steps: Vec<Step> =
+                plan(&wanted, &present).into_iter().filter(|s| !matches!(s, Step::Fetch { .. })).collect();
+            if steps.is_empty() {
+                break;
+            }
+            for step in steps {
+                shown.push(step_json(&step, &targets));
+                carried_out(&step, &wanted, &mut present);
+            }
         }
-        Ok(())
+        for (name, target) in targets.iter().filter(|(_, target)| target.missing) {
+            shown.push(json!({"step": "fetch", "module": name, "image": target.spec.image.to_string(), "problem": target.problem}));
+        }
+        shown
     }
 
-    /// Every instance that there should be, with its image.
-    fn wanted(&self) -> BTreeMap<String, Rc<Image>> {
+    /// Every module that there should be.
+    fn asked(&self) -> BTreeMap<String, Rc<ModuleSpec>> {
+        if let Some(manifest) = self.world.board.deployment.borrow().manifest() {
+            return manifest.modules.iter().map(|(name, spec)| (name.clone(), Rc::new(spec.clone()))).collect();
+        }
         let modules = &self.world.config.modules;
-        let mut wanted = BTreeMap::new();
+        let mut asked = BTreeMap::new();
         if modules.autostart {
-            for image in self.files.values().filter_map(|seen| seen.image.as_ref()) {
-                wanted
-                    .entry(image.name.clone())
-                    .and_modify(|known: &mut Rc<Image>| {
-                        if version::is_newer(&image.version, &known.version) {
-                            *known = Rc::clone(image);
-                        }
-                    })
-                    .or_insert_with(|| Rc::clone(image));
+            for image in self.dropins.images() {
+                let reference = ImageRef { name: image.name.clone(), version: None };
+                asked.insert(image.name.clone(), Rc::new(plain(reference, SetupSpec::default())));
             }
         }
         for (name, instance) in &modules.instances {
-            wanted.remove(name);
-            if !instance.enabled {
-                continue;
-            }
-            match self.resolve(&instance.image) {
-                Some(image) => drop(wanted.insert(name.clone(), image)),
-                None => self.world.board.warn(format!(
-                    "instance {name} has no image: no file in the drop-in folders is a module named {:?}{}",
-                    instance.image.name,
-                    instance.image.version.as_ref().map_or(String::new(), |v| format!(" of version {v}"))
-                )),
+            asked.remove(name);
+            if instance.enabled {
+                let setup = SetupSpec { env: instance.env.clone(), ..SetupSpec::default() };
+                asked.insert(name.clone(), Rc::new(plain(instance.image.clone(), setup)));
             }
         }
-        wanted
+        asked
     }
 
-    fn resolve(&self, wanted: &ImageRef) -> Option<Rc<Image>> {
-        let images = self.files.values().filter_map(|seen| seen.image.as_ref());
-        let fitting =
-            images.filter(|i| i.name == wanted.name && wanted.version.as_ref().is_none_or(|v| *v == i.version));
-        fitting.reduce(|a, b| if version::is_newer(&b.version, &a.version) { b } else { a }).cloned()
+    fn image(&mut self, reference: &Reference) -> Result<Rc<Image>, String> {
+        match reference {
+            Reference::Named(named) => self.dropins.named(named),
+            Reference::File(path) => self.dropins.file(&self.world, path),
+            Reference::Https(_) | Reference::Oci(_) => Err(format!("{reference} can't be pulled by this version")),
+        }
     }
 
-    fn carry_out(&self) {
-        let wanted = self.wanted();
-        let asked = wanted.iter().map(|(name, i)| (name.clone(), Wanted { digest: i.digest.clone() })).collect();
-        let running = self
-            .world
-            .board
-            .slots
-            .borrow()
-            .iter()
-            .map(|(name, slot)| {
-                let digest = slot.image.borrow().digest.clone();
-                (name.clone(), Running { digest, ending: slot.ending.get() })
-            })
-            .collect();
-        for step in plan(&asked, &running) {
+    fn targets(&mut self) -> BTreeMap<String, Target> {
+        let asked = self.asked();
+        let files = asked.values().filter_map(|spec| match &spec.image {
+            Reference::File(path) => Some(path.clone()),
+            _ => None,
+        });
+        self.dropins.forget(&files.collect::<Vec<_>>());
+        asked.into_iter().map(|(name, spec)| (name.clone(), self.target(&name, spec, false))).collect()
+    }
+
+    /// A preview leaves everything as it is.
+    fn target(&mut self, name: &str, spec: Rc<ModuleSpec>, preview: bool) -> Target {
+        let setup = self.world.setup(name, &spec.setup);
+        match self.image(&spec.image) {
+            Ok(image) => {
+                let wanted = Version { digest: image.digest.clone(), setup };
+                let (version, problem) = self.choose(name, wanted, image, preview);
+                Target { spec, version: Some(version), problem, missing: false }
+            }
+            Err(problem) => {
+                // What ran well goes on, also after a start.
+                let good = self.world.board.proofs.borrow().get(name).and_then(|proof| proof.good().cloned());
+                let running = self.world.board.slot(name).map(|slot| slot.told.borrow().version.clone());
+                let version = running.or(good).and_then(|version| {
+                    let image = self.stored(&version.digest)?;
+                    Some((version, image))
+                });
+                Target { spec, version, problem: Some(format!("it has no image: {problem}")), missing: true }
+            }
+        }
+    }
+
+    /// The wanted version, or the last good one where that was rejected.
+    fn choose(
+        &mut self,
+        name: &str,
+        wanted: Version,
+        image: Rc<Image>,
+        preview: bool,
+    ) -> ((Version, Rc<Image>), Option<String>) {
+        let known = self.world.board.proofs.borrow().get(name).cloned();
+        let Some(mut proof) = known else { return ((wanted, image), None) };
+        let (version, news) = proof.choose(&wanted);
+        let reason = proof.rejected().map(|r| r.reason.clone());
+        if news && !preview {
+            self.world.board.proofs.borrow_mut().insert(name.to_owned(), proof);
+            self.world.keep_proof(name);
+        }
+        if version == wanted {
+            return ((version, image), None);
+        }
+        match self.stored(&version.digest) {
+            Some(good) => {
+                let problem = format!(
+                    "{} {} was rejected and {} runs again: {}",
+                    image.name,
+                    image.version,
+                    good.version,
+                    reason.unwrap_or_default()
+                );
+                ((version, good), Some(problem))
+            }
+            None => {
+                self.world.board.warn(format!("{name}: the last good image is lost, so the new one has to do"));
+                if let Some(proof) = self.world.board.proofs.borrow_mut().get_mut(name) {
+                    proof.handle_good_lost();
+                }
+                self.world.keep_proof(name);
+                ((wanted, image), None)
+            }
+        }
+    }
+
+    fn stored(&mut self, digest: &str) -> Option<Rc<Image>> {
+        if let Some(slot) = self.world.board.slots.borrow().values().find(|slot| slot.image.borrow().digest == digest) {
+            return Some(Rc::clone(&slot.image.borrow()));
+        }
+        if !self.stored.contains_key(digest) {
+            let image = image::read(&self.world.images.path(digest)).ok().filter(|image| image.digest == digest)?;
+            // It may be from before signatures were asked for. To go back to it is what it is kept for.
+            let signatures = self.world.images.signatures(digest);
+            if let Err(why) = signature::admit(&self.world.config.images, &image, signatures.as_deref(), None, true) {
+                self.world.board.warn(format!("{} {} was stored and may not run: {why}", image.name, image.version));
+                return None;
+            }
+            self.stored.insert(digest.to_owned(), Rc::new(image));
+        }
+        self.stored.get(digest).cloned()
+    }
+
+    fn carry_out(&mut self) {
+        let targets = self.targets();
+        self.post(&targets);
+        let wanted = targets.iter().map(|(name, target)| (name.clone(), wanted(target))).collect();
+        for step in plan(&wanted, &present(&self.world)) {
             match step {
-                Step::Start { name } => self.start(&name, &wanted[&name]),
-                Step::Replace { name } => self.order(&name, Order::Replace(Rc::clone(&wanted[&name]))),
-                Step::Stop { name } => self.order(&name, Order::Stop),
+                // What can be fetched is being fetched.
+                Step::Fetch { .. } => {}
+                Step::Remove { name } => self.remove(&name),
+                Step::Create { name } => self.create(&name, &targets[&name]),
+                Step::Change { name } => self.change(&name, &targets[&name]),
+                Step::Stop { name } => self.tell(&name, Order::Stop, |told| told.running = false),
+                Step::Start { name } => self.tell(&name, Order::Start, |told| told.running = true),
             }
         }
+        // What needs no new process.
+        for (name, target) in &targets {
+            if let Some(slot) = self.world.board.slot(name) {
+                slot.policy.set(target.spec.policy);
+                slot.told.borrow_mut().order = target.spec.startup_order;
+            }
+        }
+        self.forget_proofs(&targets);
         self.collect();
+        let _ = self.world.report.try_send(());
     }
 
-    fn start(&self, name: &str, image: &Rc<Image>) {
+    /// For everybody to see.
+    fn post(&self, targets: &BTreeMap<String, Target>) {
+        let asked = targets.iter().map(|(name, target)| {
+            if let Some(problem) = &target.problem {
+                let before = self.world.board.asked.borrow().get(name).and_then(|asked| asked.problem.clone());
+                if before.as_ref() != Some(problem) {
+                    log::warn!("instance={name} problem={problem:?}");
+                }
+            }
+            (name.clone(), Asked { spec: Rc::clone(&target.spec), problem: target.problem.clone() })
+        });
+        let asked = asked.collect();
+        *self.world.board.asked.borrow_mut() = asked;
+    }
+
+    fn create(&self, name: &str, target: &Target) {
+        let Some((version, image)) = &target.version else { return };
         let (orders, receiver) = smol::channel::bounded(ORDERS_MAX);
-        let slot = Rc::new(Slot::new(name, Rc::clone(image), orders, self.world.port.now()));
+        let told = Told { version: version.clone(), running: target.spec.running, order: target.spec.startup_order };
+        let now = self.world.port.now();
+        let slot = Rc::new(Slot::new(name, Rc::clone(image), told, target.spec.policy, orders, now));
         self.world.board.slots.borrow_mut().insert(name.to_owned(), Rc::clone(&slot));
         let _ = self.world.came.try_send(());
         self.world.executor.spawn(instance::run(Rc::clone(&self.world), slot, receiver)).detach();
     }
 
-    fn order(&self, name: &str, order: Order) {
+    fn change(&self, name: &str, target: &Target) {
+        let Some((version, image)) = &target.version else { return };
         let Some(slot) = self.world.board.slot(name) else { return };
-        if matches!(order, Order::Stop) {
-            slot.ending.set(true);
-        }
-        log::info!(
-            "instance={}/{} order={}",
-            name,
-            slot.generation.get(),
-            match &order {
-                Order::Stop => "stop".to_owned(),
-                Order::Restart => "restart".to_owned(),
-                Order::Replace(image) => format!("replace version={} digest={}", image.version, &image.digest[..12]),
-            }
-        );
-        if slot.orders.try_send(order).is_err() {
-            // It is looked at again; nothing is lost but a minute.
-            log::warn!("instance={name} orders=full");
+        let starts = target.spec.running && !slot.told.borrow().running;
+        let order = Order::Become(Rc::clone(image), Rc::new(version.setup.clone()));
+        self.tell(name, order, |told| {
+            told.version = version.clone();
+            told.running = target.spec.running;
+        });
+        if starts {
+            self.tell(name, Order::Start, |_| ());
         }
     }
 
-    /// Images that no file and no instance needs.
-    fn collect(&self) {
-        let slots = self.world.board.slots.borrow();
-        let running = slots.values().map(|slot| slot.image.borrow().digest.clone());
-        let dropped = self.files.values().filter_map(|seen| seen.image.as_ref()).map(|i| i.digest.clone());
-        let keep: Vec<String> = running.chain(dropped).collect();
+    fn remove(&self, name: &str) {
+        if let Some(slot) = self.world.board.slot(name) {
+            slot.ending.set(true);
+        }
+        self.tell(name, Order::End, |_| ());
+    }
+
+    /// What it is told counts from now on, although it may take a while to carry it out.
+    fn tell(&self, name: &str, order: Order, change: impl FnOnce(&mut Told)) {
+        let Some(slot) = self.world.board.slot(name) else { return };
+        let text = match &order {
+            Order::End => "end".to_owned(),
+            Order::Stop => "stop".to_owned(),
+            Order::Start => "start".to_owned(),
+            Order::Restart => "restart".to_owned(),
+            Order::Become(image, _) => format!("become version={} digest={}", image.version, &image.digest[..12]),
+        };
+        log::info!("instance={}/{} order={text}", name, slot.generation.get());
+        if slot.orders.try_send(order).is_err() {
+            // It is looked at again; nothing is lost but a minute.
+            log::warn!("instance={name} orders=full");
+            return;
+        }
+        change(&mut slot.told.borrow_mut());
+    }
+
+    /// Of instances that nobody asks for any more.
+    fn forget_proofs(&self, targets: &BTreeMap<String, Target>) {
+        let gone: Vec<String> = {
+            let (slots, proofs) = (self.world.board.slots.borrow(), self.world.board.proofs.borrow());
+            proofs.keys().filter(|name| !targets.contains_key(*name) && !slots.contains_key(*name)).cloned().collect()
+        };
+        for name in gone {
+            self.world.board.proofs.borrow_mut().remove(&name);
+            self.world.keep_proof(&name);
+        }
+    }
+
+    /// Images that no file, no instance and no proof needs.
+    fn collect(&mut self) {
+        let mut keep: Vec<String> = self.dropins.digests().map(str::to_owned).collect();
+        for slot in self.world.board.slots.borrow().values() {
+            keep.push(slot.image.borrow().digest.clone());
+            keep.push(slot.told.borrow().version.digest.clone());
+        }
+        for proof in self.world.board.proofs.borrow().values() {
+            keep.extend(proof.digests().map(str::to_owned));
+        }
+        self.stored.retain(|digest, _| keep.contains(digest));
         let keep: Vec<&str> = keep.iter().map(String::as_str).collect();
         if let Err(error) = self.world.images.collect(&keep) {
             log::warn!("image store: {error}");
@@ -238,8 +368,74 @@ impl Agent {
     }
 }
 
-fn stamp_of(path: &Path) -> Option<Stamp> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
+fn step_json(step: &Step, targets: &BTreeMap<String, Target>) -> Value {
+    let (word, name) = match step {
+        Step::Remove { name } => ("remove", name),
+        Step::Fetch { name } => ("fetch", name),
+        Step::Create { name } => ("create", name),
+        Step::Change { name } => ("change", name),
+        Step::Stop { name } => ("stop", name),
+        Step::Start { name } => ("start", name),
+    };
+    let target = targets.get(name);
+    let image = target.and_then(|target| target.version.as_ref()).map(|(_, i)| format!("{}@{}", i.name, i.version));
+    json!({"step": word, "module": name, "image": image, "problem": target.and_then(|target| target.problem.clone())})
+}
+
+/// What there is after a step.
+fn carried_out(
+    step: &Step,
+    wanted: &BTreeMap<String, Wanted<Version>>,
+    present: &mut BTreeMap<String, Present<Version>>,
+) {
+    match step {
+        Step::Remove { name } => drop(present.remove(name)),
+        Step::Fetch { .. } => {}
+        Step::Create { name } | Step::Change { name } | Step::Stop { name } | Step::Start { name } => {
+            let before = present.get(name).map(|now| now.version.clone());
+            let Some(want) = wanted.get(name) else { return };
+            let takes = matches!(step, Step::Create { .. } | Step::Change { .. });
+            let Some(version) = want.version.clone().filter(|_| takes).or(before) else { return };
+            let now = Present { version, running: want.running, order: want.order, starting: false, ending: false };
+            present.insert(name.clone(), now);
+        }
+    }
+}
+
+/// A module without a manifest.
+fn plain(image: ImageRef, setup: SetupSpec) -> ModuleSpec {
+    ModuleSpec {
+        image: Reference::Named(image),
+        version: None,
+        running: true,
+        policy: RestartPolicy::Always,
+        startup_order: STARTUP_ORDER_DEFAULT,
+        pull: PullPolicy::OnCreate,
+        setup,
+        written: serde_json::Map::new(),
+    }
+}
+
+fn wanted(target: &Target) -> Wanted<Version> {
+    Wanted {
+        version: target.version.as_ref().map(|(version, _)| version.clone()),
+        missing: target.missing,
+        running: target.spec.running,
+        order: target.spec.startup_order,
+    }
+}
+
+fn present(world: &World) -> BTreeMap<String, Present<Version>> {
+    let slots = world.board.slots.borrow();
+    let one = |slot: &Rc<Slot>| {
+        let told = slot.told.borrow();
+        Present {
+            version: told.version.clone(),
+            running: told.running,
+            order: told.order,
+            starting: slot.status.get() == Status::Starting,
+            ending: slot.ending.get(),
+        }
+    };
+    slots.iter().map(|(name, slot)| (name.clone(), one(slot))).collect()
 }

@@ -6,12 +6,12 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use smol::channel::Receiver;
 
-use super::board::{Order, Tap, line_json};
+use super::board::{Tap, line_json};
 use super::dead_letters::Act;
 use super::mailbox::{Answer, Ask, Call, Refusal, Removal};
 use super::storage::Job;
 use super::world::World;
-use super::{dead_letters, methods, metrics, taps, traces, views};
+use super::{dead_letters, methods, metrics, orders, taps, traces, views};
 use crate::logic::routing;
 use crate::logic::twin::Twin;
 use crate::model::time::Wall;
@@ -39,11 +39,12 @@ async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> 
         Ask::Twin { module } => twin(world, &module),
         Ask::PatchDesired { module, patch } => patch_desired(world, &module, &patch).await,
         Ask::Restart { module } => {
-            let slot = world.slot(&module)?;
-            let full = |_| Refusal::new(503, format!("{module} is busy ending; try again"));
-            slot.orders.try_send(Order::Restart).map_err(full)?;
+            orders::restart(world, &module)?;
             Ok(Answer::Json(json!({"module": module, "restarting": true})))
         }
+        Ask::Deployment => Ok(Answer::Json(orders::deployment(world))),
+        Ask::Deploy { manifest, dry_run } => orders::deploy(world, manifest, dry_run).await.map(Answer::Json),
+        Ask::Withdraw => orders::withdraw(world).map(Answer::Json),
         Ask::Method { module, name, payload, timeout_ms } => method(world, &module, &name, &payload, timeout_ms).await,
         Ask::Logs { module, since_ms, tail, follow } => logs(world, &module, since_ms, tail, follow),
         Ask::Tap { from, condition } => tap(world, from, condition),

@@ -8,13 +8,16 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use smol::channel::{Receiver, Sender};
 
+use super::deployment::Deployment;
 use super::system::SeatEnds;
 use crate::io::assignment::Assigned;
 use crate::logic::hub::{LinkIx, Tapped};
 use crate::logic::log_ring::{LogLine, LogRing};
+use crate::logic::proof::{Proof, Version};
 use crate::logic::twin::Twin;
 use crate::model::identity::Credentials;
 use crate::model::image::Image;
+use crate::model::manifest::{ModuleSpec, RestartPolicy, Setup};
 use crate::model::time::{Mono, Now, Wall};
 
 /// Log kept of one instance, bytes. What a crash report keeps, too.
@@ -50,11 +53,30 @@ impl Status {
 #[derive(Debug)]
 pub enum Order {
     /// End for good.
+    End,
+    /// End, and stay until told to start.
     Stop,
+    Start,
     /// End and start at once; clears the history of failures.
     Restart,
-    /// The same on another image.
-    Replace(Rc<Image>),
+    /// The same as another version.
+    Become(Rc<Image>, Rc<Setup>),
+}
+
+/// What an instance was told to be last: by the agent alone.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub version: Version,
+    pub running: bool,
+    pub order: u32,
+}
+
+/// What is asked for under an instance's name, and why it is not there as asked.
+#[derive(Clone)]
+pub struct Asked {
+    pub spec: Rc<ModuleSpec>,
+    /// One sentence: its image is not at hand, or was rejected.
+    pub problem: Option<String>,
 }
 
 /// How the last process of an instance ended.
@@ -72,11 +94,21 @@ pub type MethodAnswer = (i32, Vec<u8>);
 pub struct Slot {
     pub name: String,
     pub image: RefCell<Rc<Image>>,
+    pub setup: RefCell<Rc<Setup>>,
+    /// By the agent.
+    pub told: RefCell<Told>,
+    /// By the agent.
+    pub policy: Cell<RestartPolicy>,
     pub status: Cell<Status>,
     pub generation: Cell<u64>,
     pub pid: Cell<Option<i32>>,
     pub isolation: RefCell<String>,
+    /// Processes after the first, whoever wanted them.
     pub restarts: Cell<u64>,
+    /// Those that the restart policy made, since it last ran well.
+    pub policy_restarts: Cell<u32>,
+    pub last_start: Cell<Option<Wall>>,
+    pub last_restart: Cell<Option<Wall>>,
     pub since: Cell<Wall>,
     pub last_exit: RefCell<Option<LastExit>>,
     /// When it came to be wanted.
@@ -103,15 +135,28 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub fn new(name: &str, image: Rc<Image>, orders: Sender<Order>, now: Now) -> Slot {
+    pub fn new(
+        name: &str,
+        image: Rc<Image>,
+        told: Told,
+        policy: RestartPolicy,
+        orders: Sender<Order>,
+        now: Now,
+    ) -> Slot {
         Slot {
             name: name.to_owned(),
             image: RefCell::new(image),
+            setup: RefCell::new(Rc::new(told.version.setup.clone())),
+            told: RefCell::new(told),
+            policy: Cell::new(policy),
             status: Cell::new(Status::Starting),
             generation: Cell::new(0),
             pid: Cell::new(None),
             isolation: RefCell::default(),
             restarts: Cell::new(0),
+            policy_restarts: Cell::new(0),
+            last_start: Cell::new(None),
+            last_restart: Cell::new(None),
             since: Cell::new(now.wall),
             last_exit: RefCell::default(),
             made: now.mono,
@@ -154,6 +199,11 @@ impl Slot {
     pub fn ran_of(&self, now: Mono) -> (u64, u64) {
         let running = self.running_since.get().map_or(0, |since| now.since(since));
         (self.ran_ms.get() + running, now.since(self.made))
+    }
+
+    /// What it runs as.
+    pub fn version(&self) -> Version {
+        Version { digest: self.image.borrow().digest.clone(), setup: (**self.setup.borrow()).clone() }
     }
 
     pub fn log(&self, line: LogLine) {
@@ -266,6 +316,11 @@ pub struct Tap {
 pub struct Board {
     pub slots: RefCell<BTreeMap<String, Rc<Slot>>>,
     pub twins: RefCell<BTreeMap<String, Twin>>,
+    /// Which version of an instance is good, by its name.
+    pub proofs: RefCell<BTreeMap<String, Proof>>,
+    /// What the agent was asked for, by name.
+    pub asked: RefCell<BTreeMap<String, Asked>>,
+    pub deployment: RefCell<Deployment>,
     /// What was made in the hub's registry, by module.
     pub identities: RefCell<BTreeMap<String, Value>>,
     /// Identities of the runtime itself.

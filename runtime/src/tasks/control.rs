@@ -11,7 +11,7 @@ use smol::channel::{Receiver, Sender, TrySendError};
 use smol::stream::StreamExt;
 use smol::{Async, LocalExecutor, Timer};
 
-use super::mailbox::{Answer, Ask, Call, Refusal, letter_id, which};
+use super::mailbox::{Answer, Ask, Call, Refusal, flag, letter_id, which};
 use crate::io::http::{self, Body, BodyFault, Content, Reply, Request};
 use crate::io::peer;
 use crate::logic::message_json::{record_from_line, to_base64};
@@ -130,6 +130,7 @@ enum Resource {
     ReplayDead,
     PurgeDead,
     Metrics,
+    Deployment,
     Identities,
     Identity(String),
 }
@@ -147,6 +148,7 @@ impl Resource {
             ["dead-letters", "replay"] => Resource::ReplayDead,
             ["dead-letters", "purge"] => Resource::PurgeDead,
             ["dead-letters", id] => Resource::DeadLetter((*id).into()),
+            ["deployment"] => Resource::Deployment,
             ["modules"] => Resource::Modules,
             ["identities"] => Resource::Identities,
             ["identities", m] => Resource::Identity((*m).into()),
@@ -165,6 +167,7 @@ impl Resource {
             Resource::Restart(_) | Resource::Method(..) | Resource::Messages(..) => "POST",
             Resource::ReplayDead | Resource::PurgeDead => "POST",
             Resource::Twin(_) => "GET, PATCH",
+            Resource::Deployment => "GET, POST, DELETE",
             Resource::Identity(_) => "DELETE",
             _ => "GET",
         }
@@ -175,6 +178,7 @@ impl Resource {
             Resource::Method(..) => &["timeout"],
             Resource::Logs(_) => &["follow", "since", "tail"],
             Resource::Tap => &["from", "where"],
+            Resource::Deployment => &["dryRun"],
             Resource::Trace => &["source", "output", "id", "limit"],
             Resource::DeadLetters => &["endpoint", "limit"],
             Resource::ReplayDead | Resource::PurgeDead => &["id", "endpoint", "all"],
@@ -226,9 +230,7 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
         Resource::Restart(module) => Ask::Restart { module },
         Resource::Twin(module) if request.method == "GET" => Ask::Twin { module },
         Resource::Twin(module) => {
-            let patch = whole(&mut request.body).await?;
-            let patch: Value =
-                serde_json::from_slice(&patch).map_err(|e| Refusal::new(400, format!("not JSON: {e}")))?;
+            let patch = json_body(request).await?;
             if !patch.is_object() {
                 return Err(Refusal::new(400, "a patch of desired properties must be a JSON object"));
             }
@@ -246,11 +248,7 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
             Ask::Method { module, name, payload, timeout_ms: timeout.as_millis() as u32 }
         }
         Resource::Logs(module) => {
-            let follow = match value("follow") {
-                None | Some("false" | "0") => false,
-                Some("true" | "1" | "") => true,
-                Some(_) => return Err(wrong("follow", "true or false")),
-            };
+            let follow = value("follow").map_or(Some(false), flag).ok_or_else(|| wrong("follow", "true or false"))?;
             let since_ms = value("since").map(|text| since(text).ok_or_else(|| wrong("since", SINCE_EXPECTED)));
             let tail = value("tail").map(|text| text.parse().map_err(|_| wrong("tail", "a number of lines")));
             Ask::Logs { module, since_ms: since_ms.transpose()?, tail: tail.transpose()?, follow }
@@ -259,6 +257,12 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
             Ask::Tap { from: value("from").map(str::to_owned), condition: value("where").map(str::to_owned) }
         }
         Resource::Metrics => Ask::Metrics,
+        Resource::Deployment if request.method == "GET" => Ask::Deployment,
+        Resource::Deployment if request.method == "DELETE" => Ask::Withdraw,
+        Resource::Deployment => {
+            let dry_run = value("dryRun").map_or(Some(false), flag).ok_or_else(|| wrong("dryRun", "true or false"))?;
+            Ask::Deploy { manifest: json_body(request).await?, dry_run }
+        }
         Resource::Identities => Ask::Identities,
         Resource::Identity(module) => Ask::RemoveIdentity { module },
         Resource::DeadLetters => {
@@ -277,6 +281,11 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
         }
         Resource::Version | Resource::Messages(..) => unreachable!("answered before"),
     })
+}
+
+async fn json_body(request: &mut Request) -> Result<Value, Refusal> {
+    let body = whole(&mut request.body).await?;
+    serde_json::from_slice(&body).map_err(|e| Refusal::new(400, format!("not JSON: {e}")))
 }
 
 const SINCE_EXPECTED: &str = "how long ago (\"10min\"), a time (\"2026-11-23T18:00:00Z\"), or milliseconds since 1970";

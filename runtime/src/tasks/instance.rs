@@ -1,6 +1,7 @@
 //! One instance over all its generations: start, watch, classify the end, wait, start again.
 //! Must never wait for the module: every wait here has an end.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,12 +11,15 @@ use smol::channel::Receiver;
 use super::board::{LastExit, Order, Slot, Status};
 use super::life::{End, Life};
 use super::world::World;
+use crate::io::image::device;
 use crate::io::process::{self, Host, Spec};
+use crate::io::user;
+use crate::logic::proof::Start;
 use crate::logic::restart::{Limits, Next, Policy, Restart};
 use crate::model::instance::Exit;
 use skerry_abi::wire::frame::FailureKind;
 
-/// Runs until it is told to stop. Then the slot is gone from the board.
+/// Runs until it is told to end. Then the slot is gone from the board.
 pub async fn run(world: Rc<World>, slot: Rc<Slot>, orders: Receiver<Order>) {
     let typed = &world.config.restart;
     let limits = Limits {
@@ -24,23 +28,36 @@ pub async fn run(world: Rc<World>, slot: Rc<Slot>, orders: Receiver<Order>) {
         healthy_after_ms: typed.healthy_after.as_millis() as u64,
         restarts_max: typed.max_restarts,
     };
-    let mut restart = Restart::new(limits, Policy::Always);
+    let mut restart = Restart::new(limits, slot.policy.get());
+    let mut runs = slot.told.borrow().running;
     loop {
-        let end = live(&world, &slot, &orders, &mut restart).await;
-        let next = match end {
-            End::Exited(exit) => after_exit(&world, &slot, &orders, &mut restart, &exit).await,
-            End::Asked(order) => Some(order),
-        };
-        match next {
-            Some(Order::Stop) => break,
-            Some(Order::Replace(image)) => {
-                restart.handle_reset(Policy::Always);
-                *slot.image.borrow_mut() = image;
+        let next = if runs {
+            match live(&world, &slot, &orders, &mut restart).await {
+                End::Exited(exit) => after_exit(&world, &slot, &orders, &mut restart, &exit).await,
+                End::Asked(order) => Some(order),
             }
-            Some(Order::Restart) => restart.handle_reset(Policy::Always),
-            None => {}
+        } else {
+            slot.set_status(Status::Stopped, world.port.now());
+            Some(orders.recv().await.unwrap_or(Order::End))
+        };
+        // What was asked for begins anew; a restart by the policy goes on counting.
+        if next.is_some() {
+            restart.handle_reset(slot.policy.get());
         }
-        slot.restarts.set(slot.restarts.get() + 1);
+        slot.policy_restarts.set(restart.restarts());
+        match next {
+            Some(Order::End) => break,
+            Some(Order::Stop) => runs = false,
+            Some(Order::Start) => runs = true,
+            Some(Order::Become(image, setup)) => {
+                *slot.image.borrow_mut() = image;
+                *slot.setup.borrow_mut() = setup;
+            }
+            Some(Order::Restart) | None => {}
+        }
+        if runs {
+            slot.restarts.set(slot.restarts.get() + 1);
+        }
     }
     slot.set_status(Status::Stopped, world.port.now());
     world.board.slots.borrow_mut().remove(&slot.name);
@@ -51,6 +68,9 @@ pub async fn run(world: Rc<World>, slot: Rc<Slot>, orders: Receiver<Order>) {
 async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, restart: &mut Restart) -> End {
     slot.generation.set(slot.generation.get() + 1);
     slot.set_status(Status::Starting, world.port.now());
+    if let Err(error) = on_trial(world, slot).await {
+        return not_started(world, slot, &error);
+    }
     let host = match start(world, slot) {
         Ok(host) => host,
         Err(error) => {
@@ -58,6 +78,7 @@ async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, rest
         }
     };
     slot.pid.set(Some(host.pid));
+    slot.last_start.set(Some(world.port.now().wall));
     let mut life = match Life::new(world, slot, host) {
         Ok(life) => life,
         Err(error) => {
@@ -76,6 +97,41 @@ async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, rest
     end
 }
 
+/// A version on trial is on disk as such before its process starts: it may take everything down with it.
+async fn on_trial(world: &World, slot: &Slot) -> std::io::Result<()> {
+    let now = world.port.now();
+    let (start, tried) = {
+        let mut proofs = world.board.proofs.borrow_mut();
+        let proof = proofs.entry(slot.name.clone()).or_default();
+        (proof.handle_start(&slot.version(), now.wall), proof.on_trial())
+    };
+    if tried {
+        let image = slot.image.borrow();
+        log::info!(
+            "instance={}/{} trial=true image={}@{}",
+            slot.name,
+            slot.generation.get(),
+            image.name,
+            image.version
+        );
+    }
+    match start {
+        Start::Trial { keep: true } => {
+            let committed = world.port.when_committed();
+            world.keep_proof(&slot.name);
+            // A store that is broken stops no update; it is told elsewhere.
+            let _ = committed.recv().await;
+            Ok(())
+        }
+        Start::Rejected => {
+            world.keep_proof(&slot.name);
+            let _ = world.replan.try_send(());
+            Err(std::io::Error::other("the device or the runtime went down with it too often while it was on trial"))
+        }
+        Start::Trial { keep: false } | Start::Good | Start::First => Ok(()),
+    }
+}
+
 /// There never was a process, so nobody else will tell why.
 fn not_started(world: &World, slot: &Slot, error: &std::io::Error) -> End {
     let exit = Exit::Failed { kind: FailureKind::Confinement, text: error.to_string() };
@@ -87,28 +143,41 @@ fn not_started(world: &World, slot: &Slot, error: &std::io::Error) -> End {
 
 fn start(world: &World, slot: &Slot) -> std::io::Result<Host> {
     let config = &world.config;
-    let limits = world.limits(&slot.name);
-    let instance = config.modules.instances.get(&slot.name);
+    let setup = Rc::clone(&slot.setup.borrow());
     let socket_folder = config.control_socket.parent().map(std::path::Path::to_owned);
+    let uid = process::is_root().then(|| uid_of(world, &slot.name));
+    let granted = config.modules.instances.get(&slot.name).map_or(&[][..], |instance| &instance.groups);
+    let groups = user::groups(granted, uid)?;
     let spec = Spec {
         module: slot.name.clone(),
         generation: slot.generation.get(),
         state_dir: config.state_folder.join("modules").join(&slot.name),
         hidden: [Some(config.state_folder.clone()), socket_folder].into_iter().flatten().collect(),
-        writable: Vec::new(),
-        env: instance.map_or(Vec::new(), |i| i.env.clone().into_iter().collect()),
-        uid: process::is_root().then(|| uid_of(world, &slot.name)),
+        writable: setup.writable.clone(),
+        env: setup.env.clone().into_iter().collect(),
+        arguments: setup.arguments.clone(),
+        working_folder: setup.working_folder.clone(),
+        uid,
+        gid: process::group_of_devices(&setup.devices)?,
+        groups,
         limits: crate::io::order::Limits {
-            memory_bytes: Some(limits.memory_bytes_max),
-            files: Some(u64::from(limits.files_max)),
-            processes: Some(u64::from(limits.processes_max)),
+            memory_bytes: Some(setup.limits.memory_bytes_max),
+            files: Some(u64::from(setup.limits.files_max)),
+            processes: Some(u64::from(setup.limits.processes_max)),
         },
         landlock: config.isolation.landlock,
         log_level: 3,
         wait_debugger: config.wait_debugger.contains(&slot.name),
     };
     let image = world.images.file(&slot.image.borrow().digest)?;
-    let host = process::spawn(&world.host, &spec, &image)?;
+    let libc = slot.image.borrow().libc;
+    let spawn = || process::spawn(world.hosts.borrow().get(libc, device())?, &spec, &image);
+    let mut host = spawn();
+    let refused = |host: &std::io::Result<Host>| host.as_ref().is_err_and(|e| e.kind() == ErrorKind::PermissionDenied);
+    if refused(&host) && world.hosts.borrow_mut().refused() {
+        host = spawn();
+    }
+    let host = host?;
     if spec.wait_debugger {
         log::info!("instance={}/{} waits for a debugger: gdb -p {}", slot.name, spec.generation, host.pid);
     }
@@ -142,7 +211,16 @@ async fn after_exit(
     exit: &Exit,
 ) -> Option<Order> {
     let now = world.port.now();
-    let wait = match restart.handle_exit(now.mono, exit) {
+    restart.set_policy(slot.policy.get());
+    let rejected = judge(world, slot, exit);
+    let next = restart.handle_exit(now.mono, exit);
+    slot.policy_restarts.set(restart.restarts());
+    let wait = match next {
+        // The agent brings the last good one back at once; should it not, this one has to do.
+        _ if rejected => {
+            slot.set_status(Status::Backoff, now);
+            Some(FALL_BACK_WAIT)
+        }
         Next::Restart { at } => {
             slot.set_status(Status::Backoff, now);
             let ms = at.since(now.mono);
@@ -159,6 +237,7 @@ async fn after_exit(
             None
         }
     };
+    let _ = world.replan.try_send(());
     let pause = async {
         match wait {
             Some(wait) => drop(Timer::after(wait).await),
@@ -166,8 +245,39 @@ async fn after_exit(
         }
         None
     };
-    let order = async { Some(orders.recv().await.unwrap_or(Order::Stop)) };
+    let order = async { Some(orders.recv().await.unwrap_or(Order::End)) };
     let next = smol::future::or(order, pause).await;
-    let _ = restart.on_timeout(world.port.now().mono);
+    let now = world.port.now();
+    let _ = restart.on_timeout(now.mono);
+    if next.is_none() {
+        slot.last_restart.set(Some(now.wall));
+    }
     next
 }
+
+/// An end of a version on trial rejects it, unless that is how this module ends when all is well.
+fn judge(world: &World, slot: &Slot, exit: &Exit) -> bool {
+    if exit.is_success() && slot.policy.get() != Policy::Always {
+        world.ran_well(slot);
+        return false;
+    }
+    let at = world.port.now().wall;
+    let rejected =
+        world.board.proofs.borrow_mut().entry(slot.name.clone()).or_default().handle_failed(&exit.to_string(), at);
+    if rejected {
+        let image = slot.image.borrow();
+        let why = exit.to_string();
+        log::warn!(
+            "instance={}/{} rejected={}@{} reason={why:?}",
+            slot.name,
+            slot.generation.get(),
+            image.name,
+            image.version
+        );
+        world.keep_proof(&slot.name);
+    }
+    rejected
+}
+
+/// How long the agent may take to bring the last good version back.
+const FALL_BACK_WAIT: Duration = Duration::from_secs(10);

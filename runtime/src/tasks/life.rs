@@ -19,6 +19,7 @@ use crate::logic::hub::LinkIx;
 use crate::logic::log_ring::LogLine;
 use crate::logic::restart::{Due, Restart};
 use crate::model::instance::Exit;
+use crate::model::time::Mono;
 use skerry_abi::wire::frame::ToHost;
 
 /// A host that has not said hello by then never will.
@@ -54,6 +55,8 @@ pub struct Life {
     pub link: Option<LinkIx>,
     tasks: Vec<smol::Task<()>>,
     hang_after: Duration,
+    /// When it has run well for long enough to be the good version.
+    well_at: Option<Mono>,
     /// The first thing that told how this ends.
     verdict: Option<Exit>,
     panic: Option<String>,
@@ -89,7 +92,8 @@ impl Life {
             events,
             link: Some(link),
             tasks,
-            hang_after: world.limits(&slot.name).hang_after,
+            hang_after: slot.setup.borrow().limits.hang_after,
+            well_at: None,
             verdict: None,
             panic: None,
             hello: false,
@@ -136,7 +140,7 @@ impl Life {
                 }
                 Event::Exited => return End::Exited(self.classify().await),
                 Event::Order(order) => {
-                    self.slot.ending.set(matches!(order, Order::Stop));
+                    self.slot.ending.set(matches!(order, Order::End));
                     self.stop().await;
                     return End::Asked(order);
                 }
@@ -149,23 +153,22 @@ impl Life {
                     }
                     if let Some(Due::Healthy) = restart.on_timeout(now) {
                         log::info!("instance={}/{} healthy=true", self.slot.name, self.slot.generation.get());
-                        self.world.image_proved(&self.slot.image.borrow());
                     }
                     self.check_hang();
+                    if self.verdict.is_none() && self.well_at.is_some_and(|at| at <= now) {
+                        self.well_at = None;
+                        self.world.ran_well(&self.slot);
+                    }
                 }
             }
         }
     }
 
-    async fn next(
-        &self,
-        orders: &Receiver<Order>,
-        deadline: Option<crate::model::time::Mono>,
-        restart: &Restart,
-    ) -> Event {
+    async fn next(&self, orders: &Receiver<Order>, deadline: Option<Mono>, restart: &Restart) -> Event {
         let now = self.world.port.now().mono;
         let check = self.hang_after.as_millis() as u64 / 3;
-        let check = deadline.into_iter().chain(restart.next_timeout()).map(|at| at.since(now)).fold(check, u64::min);
+        let timers = deadline.into_iter().chain(restart.next_timeout()).chain(self.well_at);
+        let check = timers.map(|at| at.since(now)).fold(check, u64::min);
         let timer = async {
             Timer::after(Duration::from_millis(check.max(10))).await;
             Event::Check
@@ -185,7 +188,7 @@ impl Life {
         let orders = async {
             match orders.recv().await {
                 Ok(order) => Event::Order(order),
-                Err(_) => Event::Order(Order::Stop),
+                Err(_) => Event::Order(Order::End),
             }
         };
         smol::future::or(smol::future::or(events, orders), smol::future::or(exited, timer)).await
@@ -204,6 +207,8 @@ impl Life {
                 let now = self.world.port.now();
                 restart.handle_started(now.mono);
                 self.slot.set_status(Status::Running, now);
+                self.well_at = self.world.window(&self.slot).map(|window| now.mono.after(window));
+                let _ = self.world.replan.try_send(());
                 self.slot.link.set(self.link);
                 self.world.board.arrived();
                 if let Some(link) = self.link {

@@ -1,12 +1,15 @@
 //! What tasks say to each other: closed lists, so that one `match` shows everything that can happen.
 //! Must never hold logic beyond the making of a value.
 
+use std::rc::Rc;
+
 use serde_json::Value;
 use smol::channel::{Receiver, Sender};
 
 use crate::logic::hub::LetterId;
 use crate::logic::nearest::nearest;
 use crate::model::limits::REPLAYS_MAX;
+use crate::model::manifest::Manifest;
 
 /// What an operator asks of the runtime, over the control socket.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +65,15 @@ pub enum Ask {
     },
     ReplayDead(Which),
     PurgeDead(Which),
+    /// The manifest in force.
+    Deployment,
+    /// Takes a manifest: a file of "set modules", or a list of one and its layers. `dry_run` only says what would be done.
+    Deploy {
+        manifest: Value,
+        dry_run: bool,
+    },
+    /// Back to the drop-in folders and the configuration.
+    Withdraw,
     /// Everything that is counted, in the text format of Prometheus.
     Metrics,
     /// Who the modules are in the hub.
@@ -99,6 +111,15 @@ pub fn which(query: &[(String, String)]) -> Result<Which, Refusal> {
         (true, [endpoint], []) => Ok(Which::Endpoint((*endpoint).clone())),
         (true, [], [word]) if *word == "true" => Ok(Which::All),
         _ => Err(Refusal::new(400, format!("expected id (at most {REPLAYS_MAX}), or one endpoint, or all=true"))),
+    }
+}
+
+/// What stands for yes and no in a query; a key alone means yes.
+pub fn flag(text: &str) -> Option<bool> {
+    match text {
+        "false" | "0" => Some(false),
+        "true" | "1" | "" => Some(true),
+        _ => None,
     }
 }
 
@@ -150,6 +171,13 @@ impl Refusal {
         let hint = nearest(name, known).map_or(String::new(), |known| format!(": did you mean {known:?}?"));
         Refusal::new(404, format!("no module {name:?}{hint}"))
     }
+}
+
+/// What the agent would do for a manifest: one JSON object a step.
+#[derive(Debug)]
+pub struct Preview {
+    pub manifest: Rc<Manifest>,
+    pub answer: Sender<Vec<Value>>,
 }
 
 /// The identity of this module is to be removed in the hub, and here.

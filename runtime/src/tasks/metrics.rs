@@ -177,7 +177,7 @@ fn modules(page: &mut Page, world: &World, now: Now) {
     }
     let mut family = page.family("edgeAgent_total_memory_bytes", Kind::Gauge, "What it may have.");
     for slot in &slots {
-        family.sample(&[("module_name", &slot.name)], world.limits(&slot.name).memory_bytes_max);
+        family.sample(&[("module_name", &slot.name)], slot.setup.borrow().limits.memory_bytes_max);
     }
     let mut family =
         page.family("edgehub_client_connect_success_total", Kind::Counter, "Processes that came to the hub.");

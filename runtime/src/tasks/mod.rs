@@ -2,16 +2,20 @@
 //! and `mailbox`, and not each other (the instance and its link's reader aside, which are two halves of one).
 
 pub mod agent;
+pub mod agent_methods;
 pub mod answers;
 pub mod board;
 pub mod control;
 pub mod dead_letters;
+pub mod deployment;
+pub mod dropins;
 pub mod identities;
 pub mod instance;
 pub mod life;
 pub mod mailbox;
 pub mod methods;
 pub mod metrics;
+pub mod orders;
 pub mod port;
 pub mod provision;
 pub mod pulls;
@@ -19,6 +23,7 @@ pub mod reader;
 pub mod registry;
 pub mod removal;
 pub mod removed;
+pub mod reports;
 pub mod senders;
 pub mod storage;
 pub mod system;

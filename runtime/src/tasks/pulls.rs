@@ -116,7 +116,7 @@ impl Pulls {
     async fn stored(&self, reference: &Reference) -> Option<Got> {
         let book = self.images.book();
         let digest = book.references.get(&reference.to_string())?.digest.clone();
-        let signatures = book.signatures.get(&digest).cloned();
+        let signatures = self.images.signatures(&digest);
         let images = self.images.clone();
         let image = smol::unblock(move || images.stored(&digest)).await?;
         Some(Got { image: Rc::new(image), signatures, stale: None, remark: None })

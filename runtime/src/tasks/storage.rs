@@ -1,14 +1,16 @@
 //! The storage thread: the only one that touches the store. Takes jobs in order, says what came of each.
 //! Must never decide what to write.
 
-use std::path::PathBuf;
+use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
 
 use smol::channel::{Receiver, Sender};
 
-use crate::io::store::{Letter, Options, Sizes, Store};
+use crate::io::clock;
+use crate::io::store::{Letter, OpenError, Opened, Sizes, Store};
 use crate::logic::hub::{Commit, LetterId, LoadRequest, LoadedBlock, Wrote};
 use crate::model::limits::STORE_RETRY;
+use crate::model::time::Mono;
 
 /// What the thread is asked.
 pub enum Job {
@@ -45,44 +47,46 @@ const SWEEP_EVERY: u32 = 16;
 /// A store with nothing to do for this long gives back what it can.
 const SWEEP_AFTER: Duration = Duration::from_millis(200);
 
-/// Runs until the channel closes. A failed commit closes the store; it is opened again every few seconds.
-pub fn run(store: Store, folder: PathBuf, options: Options, jobs: Receiver<Job>, done: Sender<Done>) {
-    let mut thread = Thread {
-        acknowledged: store.acknowledged(),
-        full: false,
-        sweeping: false,
-        commits: 0,
-        store: Some(store),
-        done,
-    };
-    while let Some(job) = thread.next(&jobs) {
-        match job {
-            Next::Job(job) => thread.job(job),
-            Next::Sweep => thread.sweep(),
-            Next::Look => thread.tell_room(),
-            Next::Retry => {
-                if let Ok(opened) = Store::reopen(&folder, &options, thread.acknowledged) {
-                    if let Some(report) = opened.report {
-                        log::error!("store {report}");
-                    }
-                    thread.store = Some(opened.store);
-                    thread.send(Done::Reopened);
-                    thread.full = true;
-                    thread.tell_room();
-                }
-            }
+/// Runs until the channel closes. A failed commit closes the store; it is opened again every few seconds, by `reopen` with the
+/// number of the last commit that was told as done.
+pub fn run<F: FnMut(u64) -> Result<Opened, OpenError>>(
+    store: Store,
+    reopen: F,
+    jobs: Receiver<Job>,
+    done: Sender<Done>,
+) {
+    let mut thread = Thread::new(store, reopen, done);
+    let mut since = clock::mono();
+    while let Some(next) = next(&thread, &jobs, since) {
+        if !thread.take(next) {
+            since = clock::mono();
         }
     }
-    if let Some(store) = thread.store.take()
-        && let Err(reason) = store.close()
-    {
-        log::warn!("store close=failed reason={reason:?}");
-    }
+    thread.close();
 }
 
-struct Thread {
+/// A job, or what is to be done if none comes for a while; `None` at the end.
+fn next<F: FnMut(u64) -> Result<Opened, OpenError>>(
+    thread: &Thread<F>,
+    jobs: &Receiver<Job>,
+    since: Mono,
+) -> Option<Next> {
+    let Some((wait, then)) = thread.next_timeout() else { return jobs.recv_blocking().ok().map(Next::Job) };
+    let left = wait.saturating_sub(Duration::from_millis(clock::mono().since(since)));
+    let later = async {
+        smol::Timer::after(left).await;
+        Some(then)
+    };
+    let job = async { jobs.recv().await.ok().map(Next::Job) };
+    // What has waited its time comes before the next job: there may always be one.
+    smol::block_on(smol::future::or(later, job))
+}
+
+/// What the thread does, step by step; a simulation calls the same.
+pub struct Thread<F> {
     /// `None` after a failure.
     store: Option<Store>,
+    reopen: F,
     /// The last commit of the store that was told as done.
     acknowledged: u64,
     /// What the hub was told last.
@@ -93,7 +97,7 @@ struct Thread {
     done: Sender<Done>,
 }
 
-enum Next {
+pub enum Next {
     Job(Job),
     Retry,
     Sweep,
@@ -101,20 +105,63 @@ enum Next {
     Look,
 }
 
-impl Thread {
-    fn next(&self, jobs: &Receiver<Job>) -> Option<Next> {
-        let (wait, then) = match &self.store {
-            None => (Duration::from_millis(STORE_RETRY.as_millis() as u64), Next::Retry),
-            Some(_) if self.sweeping => (Duration::from_millis(1), Next::Sweep),
-            Some(store) if store.wants_sweep() => (SWEEP_AFTER, Next::Sweep),
-            Some(_) if self.full => (STORE_RETRY, Next::Look),
-            Some(_) => return jobs.recv_blocking().ok().map(Next::Job),
-        };
-        let later = async {
-            smol::Timer::after(wait).await;
-            Some(then)
-        };
-        smol::block_on(smol::future::or(async { jobs.recv().await.ok().map(Next::Job) }, later))
+impl<F: FnMut(u64) -> Result<Opened, OpenError>> Thread<F> {
+    pub fn new(store: Store, reopen: F, done: Sender<Done>) -> Thread<F> {
+        let acknowledged = store.acknowledged();
+        Thread { store: Some(store), reopen, acknowledged, full: false, sweeping: false, commits: 0, done }
+    }
+
+    /// What is to be done when no job came for that long.
+    pub fn next_timeout(&self) -> Option<(Duration, Next)> {
+        match &self.store {
+            None => Some((STORE_RETRY, Next::Retry)),
+            Some(_) if self.sweeping => Some((Duration::from_millis(1), Next::Sweep)),
+            Some(store) if store.wants_sweep() => Some((SWEEP_AFTER, Next::Sweep)),
+            Some(_) if self.full => Some((STORE_RETRY, Next::Look)),
+            Some(_) => None,
+        }
+    }
+
+    /// What is tried every few seconds, if anything is.
+    fn tries(&self) -> Option<Discriminant<Next>> {
+        let (wait, next) = self.next_timeout()?;
+        (wait == STORE_RETRY).then(|| discriminant(&next))
+    }
+
+    /// True if what is tried every few seconds has waited all along, so that jobs do not put it off; false if the time of
+    /// [`Thread::next_timeout`] begins now.
+    pub fn take(&mut self, next: Next) -> bool {
+        let before = self.tries().filter(|_| matches!(next, Next::Job(_)));
+        self.act(next);
+        before.is_some() && before == self.tries()
+    }
+
+    fn act(&mut self, next: Next) {
+        match next {
+            Next::Job(job) => self.job(job),
+            Next::Sweep => self.sweep(),
+            Next::Look => self.tell_room(),
+            Next::Retry => {
+                if let Ok(opened) = (self.reopen)(self.acknowledged) {
+                    if let Some(report) = opened.report {
+                        log::error!("store {report}");
+                    }
+                    self.store = Some(opened.store);
+                    self.send(Done::Reopened);
+                    self.full = true;
+                    self.tell_room();
+                }
+            }
+        }
+    }
+
+    /// For a clean stop.
+    pub fn close(self) {
+        if let Some(store) = self.store
+            && let Err(reason) = store.close()
+        {
+            log::warn!("store close=failed reason={reason:?}");
+        }
     }
 
     fn job(&mut self, job: Job) {
@@ -191,4 +238,38 @@ impl Thread {
 fn guarded<R>(act: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
     result.unwrap_or_else(|_| Err("its index is inconsistent; when skerry starts again it is made anew".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::store::Options;
+    use crate::io::store::tests::disk::{SimDisk, Trouble};
+    use std::cell::Cell;
+
+    #[test]
+    fn whoever_asks_for_the_sizes_does_not_put_off_the_next_try() {
+        let disk = SimDisk::new(64 << 20);
+        let options = Options { quota_bytes: None, allow_volatile_state: true, boot_id: "boot 0".to_owned() };
+        let tries = Cell::new(0);
+        let store = disk.open_store(&options, None).unwrap().store;
+        let (done, told) = smol::channel::unbounded();
+        let reopen = |acknowledged| {
+            tries.set(tries.get() + 1);
+            disk.open_store(&options, Some(acknowledged))
+        };
+        let mut thread = Thread::new(store, reopen, done);
+        disk.expect(Some(Trouble::FailAtOperation(0)));
+        assert!(!thread.take(Next::Job(Job::Commit(Box::default()))), "its time begins with the failure");
+        assert!(matches!(told.try_recv(), Ok(Done::Committed { result: Err(_), .. })));
+        let (answer, _sizes) = smol::channel::unbounded();
+        for _ in 0..3 {
+            assert!(thread.take(Next::Job(Job::Sizes { answer: answer.clone() })), "the store waits on");
+        }
+        assert!(matches!(thread.next_timeout(), Some((wait, Next::Retry)) if wait == STORE_RETRY));
+        disk.expect(None);
+        assert!(!thread.take(Next::Retry));
+        assert!(matches!(told.try_recv(), Ok(Done::Reopened)));
+        assert_eq!(tries.get(), 1);
+    }
 }

@@ -60,6 +60,7 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "refused": overview.refused,
         "routes": routes(world),
         "queues": queues,
+        "deployment": world.board.deployment.borrow().origin().map(|origin| json!({"origin": origin.word()})),
         "modules": modules(world),
         "upstream": upstream(world),
         "rejected": *world.board.rejected.borrow(),
@@ -82,6 +83,9 @@ fn warnings(world: &World, no_route: u64, letters_dropped: u64) -> Vec<String> {
             .push(format!("{letters_dropped} dead letters were dropped for newer ones: replay or purge them in time"));
     }
     warnings.extend(without_identity(world));
+    let asked = world.board.asked.borrow();
+    warnings
+        .extend(asked.iter().filter_map(|(name, asked)| Some(format!("instance {name}: {}", asked.problem.as_ref()?))));
     warnings.extend(revoked(world));
     if world.port.clock_is_behind() {
         warnings.push("the clock is behind what has certainly passed; time switched off is not counted".to_owned());
@@ -226,7 +230,7 @@ fn routes(world: &World) -> Vec<Value> {
                     .collect();
                 json!({
                     "name": table.name(at),
-                    "route": world.config.routes.iter().find(|r| r.name == table.name(at)).map(|r| &r.route),
+                    "route": world.board.deployment.borrow().routes.get(table.name(at)),
                     "true": counts.matched, "false": counts.unmatched, "undefined": counts.undefined,
                     "warnings": warnings,
                 })
@@ -255,6 +259,7 @@ pub fn module(world: &World, slot: &Slot) -> Value {
         "restarts": slot.restarts.get(),
         "scopeRefused": slot.scope_refused.get(),
         "since": slot.since.get().to_rfc3339(),
+        "problem": world.board.asked.borrow().get(&slot.name).and_then(|asked| asked.problem.clone()),
         "lastExit": last_exit.as_ref().map(|e| json!({"at": e.at.to_rfc3339(), "text": e.text, "code": e.code})),
         "memoryBytes": slot.pid.get().and_then(resident_bytes),
         "inHand": in_hand,

@@ -1,9 +1,10 @@
 //! What every task of the runtime is handed: made once, in the wiring.
 //! Must never hold what only one task needs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use smol::LocalExecutor;
 
@@ -12,17 +13,18 @@ use super::mailbox::Refusal;
 use super::port::Port;
 use crate::io::clock::{self, TimeFloor};
 use crate::io::crash_report::CrashReports;
+use crate::io::hosts::Hosts;
 use crate::io::images::Images;
-use crate::io::process::HostBinary;
 use crate::io::proved::Proved;
 use crate::io::secret::Keys;
 use crate::io::ws::Dialler;
 use crate::logic::session::Idle;
 use crate::logic::version;
 use crate::logic::wear::Wear;
-use crate::model::config::{Config, Limits};
+use crate::model::config::Config;
 use crate::model::image::Image;
 use crate::model::limits::{IDLE_CLOSE_GONE, REST_MAX};
+use crate::model::manifest::{Setup, SetupSpec};
 use crate::model::time::Wall;
 use skerry_abi::wire::frame::ToHost;
 
@@ -38,7 +40,7 @@ pub struct World {
     pub floor: Arc<TimeFloor>,
     /// The way to the cloud; absent without one.
     pub dialler: Option<Rc<Dialler>>,
-    pub host: HostBinary,
+    pub hosts: RefCell<Hosts>,
     /// Written by other threads.
     pub crashes: Arc<Mutex<CrashReports>>,
     pub senders: RefCell<super::senders::Senders>,
@@ -47,8 +49,14 @@ pub struct World {
     /// Bytes read from a link, before they are taken apart; what is left of a frame moves to the link's own buffer.
     pub scratch: RefCell<Vec<u8>>,
     pub started: crate::model::time::Mono,
+    /// The same on the wall clock, once somebody has asked.
+    pub begun: Cell<Option<Wall>>,
     /// Wakes who sees to identities: an instance came.
     pub came: smol::channel::Sender<()>,
+    /// Asks the agent what it would do.
+    pub previews: smol::channel::Sender<super::mailbox::Preview>,
+    /// Wakes who reports for the agent: something is another than before.
+    pub report: smol::channel::Sender<()>,
     /// To who sees to identities.
     pub removals: smol::channel::Sender<super::mailbox::Removal>,
     /// Wakes the agent: something ended, or a folder changed.
@@ -127,8 +135,45 @@ impl World {
         }
     }
 
-    /// The limits of an instance: its own, or those of all.
-    pub fn limits(&self, name: &str) -> &Limits {
-        self.config.modules.instances.get(name).map_or(&self.config.limits, |i| &i.limits)
+    /// How an instance runs: as its manifest says, and else as this device has it.
+    pub fn setup(&self, name: &str, spec: &SetupSpec) -> Setup {
+        let limits = self.config.modules.instances.get(name).map_or(&self.config.limits, |i| &i.limits);
+        spec.complete(limits, self.config.restart.health_window)
+    }
+
+    /// How long this version of the instance must still run well to count as good; `None`: it does.
+    pub fn window(&self, slot: &Slot) -> Option<Duration> {
+        let open = self.board.proofs.borrow().get(&slot.name).is_none_or(|proof| proof.is_open(&slot.version()));
+        open.then(|| slot.setup.borrow().health_window)
+    }
+
+    /// It is the good version from now on.
+    pub fn ran_well(&self, slot: &Slot) {
+        let news = {
+            let mut proofs = self.board.proofs.borrow_mut();
+            proofs.entry(slot.name.clone()).or_default().handle_well(&slot.version())
+        };
+        self.image_proved(&slot.image.borrow());
+        if news {
+            let image = slot.image.borrow();
+            log::info!(
+                "instance={}/{} proved=true image={}@{}",
+                slot.name,
+                slot.generation.get(),
+                image.name,
+                image.version
+            );
+            self.keep_proof(&slot.name);
+            let _ = self.replan.try_send(());
+        }
+    }
+
+    /// Stores what is known of an instance's versions at once; without any, removes it.
+    pub fn keep_proof(&self, name: &str) {
+        let proof = self.board.proofs.borrow().get(name).map(|proof| proof.to_json().to_string().into_bytes());
+        self.port.turn(|hub, now| hub.put_document(now, &format!("{PROOFS}{name}"), proof, true));
     }
 }
+
+/// Documents of the store: what is known of an instance's versions.
+pub const PROOFS: &str = "proof/";

@@ -180,6 +180,21 @@ fn an_own_uid_hides_it_without_landlock() {
 }
 
 #[test]
+fn groups_are_granted_and_no_other() {
+    if !is_root() {
+        println!("NOT RUN: changing the uid needs root");
+        return;
+    }
+    let state = State::new();
+    let spec = Spec { uid: Some(UID), groups: vec![20, 44], ..state.spec() };
+    let mut run = Run::start(&state, &spec, &library("void nothing(void) {}"));
+    run.hello();
+    let status = fs::read_to_string(format!("/proc/{}/status", run.host.pid)).unwrap();
+    assert!(status.contains("\nGroups:\t20 44 \n"), "{status}");
+    run.failed();
+}
+
+#[test]
 fn both_together_and_a_folder_changes_hands() {
     if !is_root() {
         println!("NOT RUN: changing the uid needs root");
@@ -290,7 +305,7 @@ fn a_variable_of_the_loader_is_refused() {
 fn a_host_runs_from_memory() {
     let state = State::new();
     let program = fs::read(env!("CARGO_BIN_EXE_skerry")).unwrap();
-    let binary = HostBinary::Memory(kit::memory_file(&program));
+    let binary = HostBinary::Open(kit::memory_file(&program));
     let mut run = Run::start_with(&binary, &state, &state.spec(), &library("void nothing(void) {}"));
     run.hello();
     assert_eq!(fs::read_to_string(format!("/proc/{}/comm", run.host.pid)).unwrap(), "probe\n");

@@ -93,13 +93,13 @@ fn somebody_elses_signature_counts_for_nothing() {
 
 #[test]
 fn there_is_no_way_back_behind_what_ran_well() {
-    let mut device = device("[restart]\nhealthy_after = \"1s\"\n");
+    let mut device = device("[restart]\nhealth_window = \"1s\"\n");
     let newer = Image::of("filter").with_version("9.9.9");
     sign(&device, "filter.so", &newer);
     device.drop_in("filter.so", &newer);
     device.start();
     let filter = device.wait_running("filter");
-    device.wait_log("healthy=true");
+    device.wait_log("proved=true");
     sign(&device, "filter.so", &Image::of("filter"));
     device.drop_in("filter.so", &Image::of("filter"));
     device.wait_rejected("filter.so", "goes back behind 9.9.9, which ran well here");
@@ -114,6 +114,32 @@ fn there_is_no_way_back_behind_what_ran_well() {
     device.configure(&format!("{config}[modules.filter]\nimage = \"filter@{version}\"\n"));
     device.start();
     assert_eq!(device.wait_running("filter").version, version);
+}
+
+/// What ran well is kept in the store and goes on when its file is gone; not past a policy that came later.
+#[test]
+fn what_ran_well_unsigned_does_not_come_back_when_signatures_are_asked_for() {
+    const REST: &str = "[modules.filter]\n[restart]\nhealth_window = \"1s\"\n";
+    let mut device = device(REST);
+    let strict = fs::read_to_string(device.path("config.toml")).unwrap();
+    device.configure(REST);
+    device.drop_in("filter.so", &Image::of("filter"));
+    device.start();
+    device.wait_running("filter");
+    device.wait_log("proved=true");
+    device.stop();
+    device.configure(&strict);
+    device.start();
+    device.wait_rejected("filter.so", "not signed");
+    wait_for("the warning", || {
+        let status = device.status();
+        let mut warnings = status["warnings"].as_array()?.iter().filter_map(|warning| warning.as_str());
+        warnings.any(|warning| warning.contains("was stored and may not run: not signed")).then_some(())
+    });
+    assert_eq!(device.running("filter"), None);
+    // With its signature it does.
+    sign(&device, "filter.so", &Image::of("filter"));
+    device.wait_running("filter");
 }
 
 #[test]

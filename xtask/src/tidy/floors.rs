@@ -18,9 +18,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic/outlook.rs", &["model", "logic::units"]),                // one sentence with sizes and times
     ("logic/registration.rs", &["model"]),
     ("logic/signature.rs", &["model", "logic::version"]), // a version that goes back
+    ("logic/manifest/", &["model", "logic::manifest", "logic::routing", "logic::nearest", "logic::units"]), // judges routes, sizes and times
     ("logic/provisioning.rs", &["model", "logic::registration"]), // one shape of request for both
-    ("logic/scope.rs", &["model", "logic::percent"]),     // reads what is percent-encoded
-    ("logic/message_json.rs", &["model", "logic::nearest"]), // says which key was meant
+    ("logic/scope.rs", &["model", "logic::percent"]),             // reads what is percent-encoded
+    ("logic/message_json.rs", &["model", "logic::nearest"]),      // says which key was meant
     ("io/", &["model", "io"]),
     ("io/store/", &["model", "io", "logic::block", "logic::hub"]), // carries the block codec and the hub's commits
     ("io/registry.rs", &["model", "io", "logic::oci"]),            // carries the documents of a registry

@@ -2,6 +2,7 @@
 //! Must never know more of the runtime than its JSON, and never fail on a field that it does not know.
 
 pub mod dead;
+pub mod deploy;
 pub mod identity;
 pub mod live;
 pub mod modules;

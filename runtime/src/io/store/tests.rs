@@ -2,7 +2,7 @@
 
 mod cuts;
 mod damage;
-mod disk;
+pub(crate) mod disk;
 mod model;
 
 use super::*;

@@ -121,10 +121,10 @@ impl Hub {
     }
 
     /// Up to where a gap's blocks lie on disk alone. What is in memory of those behind (finished, but waiting for its
-    /// outputs) is settled there.
+    /// outputs) is settled there; what was settled there is in no one's way, and this commit's rows say so.
     pub(super) fn end_of_disk(&self, ix: QueueIx, gap: Gap) -> u64 {
         let range = (ix, gap.from)..=(ix, gap.to);
-        let in_memory = self.blocks.range(range).find(|(_, state)| state.resident.iter().any(|word| *word != 0));
+        let in_memory = self.blocks.range(range).find(|(_, state)| state.has_open_in_memory());
         in_memory.map_or(gap.to, |((_, block), _)| block.saturating_sub(1))
     }
 
@@ -150,6 +150,10 @@ impl Hub {
                 queue.gap = None;
                 queue.join_tail();
                 self.gaps -= 1;
+            }
+            // What was behind it may be next now.
+            if let Some((link, _)) = queue.consumer {
+                self.mark_dirty(link);
             }
         }
     }

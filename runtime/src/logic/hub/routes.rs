@@ -17,6 +17,11 @@ impl Hub {
         }
     }
 
+    /// Time to live of new messages whose route has none; `None` keeps them for ever.
+    pub fn set_ttl(&mut self, ttl: Option<std::time::Duration>) {
+        self.config.ttl = ttl;
+    }
+
     pub fn routes(&self) -> &RouteTable {
         &self.routes
     }

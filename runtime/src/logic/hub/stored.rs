@@ -175,6 +175,12 @@ impl BlockState {
         }
     }
 
+    /// A message of it is in memory and not settled.
+    pub fn has_open_in_memory(&self) -> bool {
+        let settled = self.bits.iter().copied().chain(std::iter::repeat(0));
+        self.resident.iter().zip(settled).any(|(resident, settled)| resident & !settled != 0)
+    }
+
     pub fn add(&mut self, index: u32, expiry: Age) {
         self.total += 1;
         set(&mut self.resident, index);

@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::super::disk::{Disk, DiskFile};
+use super::super::{OpenError, Opened, Options, open};
 
 const SECTOR: usize = 512;
 
@@ -35,6 +37,8 @@ pub enum Trouble {
     CutAtSync(u64),
     /// That operation fails, and those after it work.
     FailAtOperation(u64),
+    /// The same for reads.
+    FailAtRead(u64),
 }
 
 #[derive(Debug)]
@@ -91,6 +95,16 @@ impl SimDisk {
 
     pub fn expect(&self, trouble: Option<Trouble>) {
         self.lock().trouble = trouble;
+    }
+
+    /// A store on this disk.
+    pub fn open_store(&self, options: &Options, acknowledged: Option<u64>) -> Result<Opened, OpenError> {
+        open::open_on(Arc::new(self.clone()), Path::new("sim"), options, acknowledged)
+    }
+
+    /// Nothing more is written, by whomever; what was written is there.
+    pub fn freeze(&self, is_off: bool) {
+        self.lock().is_off = is_off;
     }
 
     pub fn is_off(&self) -> bool {
@@ -215,6 +229,17 @@ impl State {
         Ok(cut)
     }
 
+    fn begin_read(&mut self) -> io::Result<()> {
+        if let Some(Trouble::FailAtRead(left)) = &mut self.trouble {
+            if *left == 0 {
+                self.trouble = None;
+                return Err(io::Error::other("simulated failure"));
+            }
+            *left -= 1;
+        }
+        Ok(())
+    }
+
     fn used(&self) -> u64 {
         self.names.values().map(|inode| self.inodes[*inode].now.len() as u64).sum()
     }
@@ -284,7 +309,8 @@ impl DiskFile for SimFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.disk.lock();
+        let mut state = self.disk.lock();
+        state.begin_read()?;
         let now = &state.inodes[self.inode].now;
         let bytes = now.get(offset as usize..offset as usize + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(bytes);

@@ -1,0 +1,3 @@
+//! What takes several floors at once to be tested.
+
+mod sim;

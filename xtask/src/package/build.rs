@@ -1,0 +1,159 @@
+//! Builds what goes into packages, and has each thing judged by its headers.
+//! Must never hand on what was not judged.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::Built;
+use super::elf::{self, GLIBC_FLOOR, Role};
+use super::target::{Libc, Target};
+use super::toolchain::Toolchain;
+use crate::cargo;
+
+/// A module's crate, as cargo knows it.
+#[derive(Clone, Debug)]
+pub struct Module {
+    pub manifest: PathBuf,
+    pub package: String,
+    /// What it is called on a device.
+    pub name: String,
+    pub version: String,
+    pub description: String,
+    /// Of the file, without `lib` and `.so`.
+    library: String,
+}
+
+pub struct Build<'a> {
+    pub toolchain: &'a mut Toolchain,
+    pub epoch: u64,
+    pub target: &'static Target,
+}
+
+impl Build<'_> {
+    /// The module host of a libc.
+    pub fn host(&mut self, libc: Libc) -> Result<PathBuf, String> {
+        let mut command = self.command(Some(libc), "dist")?;
+        command.args(["--locked", "--package", "skerry-host"]);
+        let folder = run(&mut command)?;
+        self.judged(folder.join(self.target.triple(libc)).join("dist/skerry-host"), Role::Host(libc))
+    }
+
+    /// The static program, with both hosts inside.
+    pub fn runtime(&mut self, glibc: &Path, musl: &Path) -> Result<PathBuf, String> {
+        let mut command = self.command(None, "dist")?;
+        command.args(["--locked", "--package", "skerry-runtime", "--bin", "skerry"]);
+        command.env("SKERRY_HOST_GLIBC", glibc).env("SKERRY_HOST_MUSL", musl);
+        let folder = run(&mut command)?;
+        self.judged(folder.join(self.target.musl).join("dist/skerry"), Role::Static)
+    }
+
+    /// The same program with its symbols, for counting.
+    pub fn with_symbols(&mut self, built: &Built) -> Result<PathBuf, String> {
+        let mut command = self.command(None, "dist")?;
+        command.args(["--locked", "--package", "skerry-runtime", "--bin", "skerry"]);
+        command.args(["--config", "profile.dist.strip=\"none\""]);
+        command.env("SKERRY_HOST_GLIBC", &built.glibc_host).env("SKERRY_HOST_MUSL", &built.musl_host);
+        let folder = run(&mut command)?;
+        Ok(folder.join(self.target.musl).join("dist/skerry"))
+    }
+
+    /// A module for a libc. One of this workspace is built as the rest is, an author's by its own release profile.
+    pub fn module(&mut self, module: &Module, libc: Libc) -> Result<PathBuf, String> {
+        let own = module.manifest.starts_with(cargo::root());
+        let profile = if own { "dist" } else { "release" };
+        let mut command = self.command(Some(libc), profile)?;
+        if own || module.manifest.with_file_name("Cargo.lock").exists() {
+            command.arg("--locked");
+        }
+        command.arg("--lib").args(["--package", &module.package]).arg("--manifest-path").arg(&module.manifest);
+        if let Some(folder) = module.manifest.parent() {
+            command.current_dir(folder);
+        }
+        let folder = run(&mut command)?.join(self.target.triple(libc)).join(profile);
+        self.judged(folder.join(format!("lib{}.so", module.library)), Role::Module(libc))
+    }
+
+    /// Each way of linking has a folder of its own, so that none makes another's work void.
+    fn command(&mut self, dynamic: Option<Libc>, profile: &str) -> Result<Command, String> {
+        let (triple, floor, flags, folder) = match dynamic {
+            Some(Libc::Glibc) => (self.target.glibc, Some(GLIBC_FLOOR), Vec::new(), "glibc"),
+            // The second is for the linker, which otherwise makes a program that can't open a library.
+            Some(Libc::Musl) => {
+                let flags = vec!["-Ctarget-feature=-crt-static".to_owned(), "-Clink-arg=-dynamic".to_owned()];
+                (self.target.musl, None, flags, "musl")
+            }
+            None => (self.target.musl, None, vec!["-Ctarget-feature=+crt-static".to_owned()], "static"),
+        };
+        let mut command = self.toolchain.cargo(triple, floor, &flags)?;
+        let folder = cargo::target_folder().join("dist").join(folder);
+        command.args(["--profile", profile]).env("CARGO_TARGET_DIR", folder);
+        command.env("SOURCE_DATE_EPOCH", self.epoch.to_string());
+        Ok(command)
+    }
+
+    fn judged(&self, file: PathBuf, role: Role) -> Result<PathBuf, String> {
+        println!("checked {}", elf::check(&file, self.target, role)?);
+        no_path_inside(&file)?;
+        Ok(file)
+    }
+}
+
+/// The folder with the results.
+fn run(command: &mut Command) -> Result<PathBuf, String> {
+    let status = command.status().map_err(|e| format!("can't run cargo-zigbuild: {e}"))?;
+    if !status.success() {
+        return Err(format!("the build failed: {command:?}"));
+    }
+    let folder = command.get_envs().find(|(name, _)| *name == "CARGO_TARGET_DIR").and_then(|(_, value)| value);
+    folder.map(PathBuf::from).ok_or_else(|| "no target folder was set".to_owned())
+}
+
+/// The same commit gives the same bytes wherever it is built, so none may tell where that was.
+fn no_path_inside(file: &Path) -> Result<(), String> {
+    let bytes = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let root = cargo::root();
+    let needle = root.as_os_str().as_encoded_bytes();
+    match bytes.windows(needle.len()).position(|window| window == needle) {
+        None => Ok(()),
+        Some(at) => {
+            let end =
+                bytes[at..].iter().position(|byte| !(32..127).contains(byte)).map_or(bytes.len(), |length| at + length);
+            let found = String::from_utf8_lossy(&bytes[at..end.min(at + 120)]).into_owned();
+            Err(format!("{}: names a path of this machine: {found}", file.display()))
+        }
+    }
+}
+
+/// Of the crate in this folder. The error says what is no module about it.
+pub fn module(folder: &Path) -> Result<Module, String> {
+    let manifest =
+        folder.join("Cargo.toml").canonicalize().map_err(|e| format!("{}: no crate: {e}", folder.display()))?;
+    let mut command = cargo::cargo();
+    command.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(&manifest);
+    let output = command.stderr(Stdio::inherit()).output().map_err(|e| format!("can't run cargo: {e}"))?;
+    let all: Value = serde_json::from_slice(&output.stdout).map_err(|e| format!("{}: {e}", manifest.display()))?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let packages = all["packages"].as_array().cloned().unwrap_or_default();
+    let package = packages.iter().find(|package| package["manifest_path"].as_str().map(Path::new) == Some(&manifest));
+    let package = package.ok_or_else(|| format!("{}: names no package", manifest.display()))?;
+    let targets = package["targets"].as_array().cloned().unwrap_or_default();
+    let is_library =
+        |target: &&Value| target["crate_types"].as_array().is_some_and(|all| all.iter().any(|t| t == "cdylib"));
+    let library = targets
+        .iter()
+        .find(is_library)
+        .ok_or_else(|| format!("{}: no module: its [lib] needs crate-type = [\"cdylib\"]", manifest.display()))?;
+    let name = text(&package["name"]);
+    let short = name.strip_prefix("skerry-module-").or(name.strip_prefix("skerry-")).unwrap_or(&name).to_owned();
+    let description = Some(text(&package["description"])).filter(|text| !text.is_empty());
+    Ok(Module {
+        package: name,
+        version: text(&package["version"]),
+        description: description.unwrap_or_else(|| format!("{short}, a module of skerry")),
+        name: short,
+        library: text(&library["name"]).replace('-', "_"),
+        manifest,
+    })
+}
