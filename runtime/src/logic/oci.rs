@@ -125,7 +125,12 @@ fn choose(manifests: &[Descriptor], device: &Device) -> Result<String, String> {
     // What attests to an image is no image of its own.
     let real = |platform: &&Platform| platform.os != "unknown";
     let offered: Vec<String> = manifests.iter().filter_map(|m| m.platform.as_ref()).filter(real).map(shown).collect();
-    let libc = if device.glibc.is_some() { "glibc" } else { "musl" };
+    let libc = match (device.glibc.is_some(), device.musl) {
+        (true, true) => "glibc or musl",
+        (true, false) => "glibc",
+        (false, true) => "musl",
+        (false, false) => "no C library",
+    };
     Err(format!(
         "there is none for this device (linux/{}, {libc}) in it, only for: {}; push one for it",
         platform_of(device.machine)
@@ -146,11 +151,12 @@ fn rate(platform: &Platform, device: &Device) -> Option<u8> {
         return None;
     }
     let has = |feature: &str| platform.features.iter().any(|f| f == feature);
-    match (device.glibc.is_some(), has("glibc"), has("musl")) {
-        (true, true, _) | (false, _, true) => Some(2),
-        (_, false, false) => Some(1),
-        (true, false, true) => Some(0),
-        (false, true, false) => None,
+    // The system's own library before the other one, and what says nothing in between: most likely it is for both.
+    match (has("glibc"), has("musl")) {
+        (true, _) if device.glibc.is_some() => Some(2),
+        (_, true) if device.musl => Some(if device.glibc.is_none() { 2 } else { 0 }),
+        (false, false) => Some(1),
+        _ => None,
     }
 }
 

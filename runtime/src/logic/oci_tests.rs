@@ -15,7 +15,7 @@ fn descriptor(n: u8, kind: &str) -> Value {
 
 fn device(glibc: bool) -> Device {
     let machine = Machine { number: 62, bits: 64, big_endian: false };
-    Device { machine, glibc: glibc.then_some(GlibcVersion { major: 2, minor: 36 }) }
+    Device { machine, glibc: glibc.then_some(GlibcVersion { major: 2, minor: 36 }), musl: !glibc }
 }
 
 #[track_caller]

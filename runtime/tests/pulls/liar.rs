@@ -75,7 +75,7 @@ impl Liar {
     }
 }
 
-fn serve(stream: TcpStream, book: &Mutex<Vec<Asked>>, answer: &(dyn Fn(&Asked, usize) -> Reply)) {
+fn serve(stream: TcpStream, book: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked, usize) -> Reply) {
     let mut reader = BufReader::new(stream.try_clone().expect("a descriptor"));
     let mut line = || {
         let mut text = String::new();

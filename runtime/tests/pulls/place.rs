@@ -42,7 +42,14 @@ impl Place {
     /// With its state in that folder.
     pub fn at(folder: &Path) -> Place {
         let images = Images::open(folder, 64 << 20).expect("an image store");
-        Place { folder: folder.to_owned(), _state: None, images, credentials: Vec::new(), progress: Arc::default(), patience: Duration::from_millis(700) }
+        Place {
+            folder: folder.to_owned(),
+            _state: None,
+            images,
+            credentials: Vec::new(),
+            progress: Arc::default(),
+            patience: Duration::from_millis(700),
+        }
     }
 
     fn keeping(self, state: tempfile::TempDir) -> Place {
