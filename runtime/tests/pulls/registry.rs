@@ -1,10 +1,10 @@
 //! A real registry, Debian's `docker-registry`, with modules pushed by a real tool, `skopeo`. Must never be skipped: without them
 //! the tests fail and say what to install.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use skerry_runtime::io::image::digest;
@@ -29,22 +29,20 @@ impl Registry {
             .expect("a file");
         let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", users.display());
         let config = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n{}",
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{address}\"}}\n{}",
             folder.path().join("store").display(),
             if protected { auth.as_str() } else { "" }
         );
         let file = folder.path().join("config.yml");
         std::fs::write(&file, config).expect("a configuration");
         let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("docker-registry; install it with: apt-get install docker-registry");
-        let registry = Registry { child, address, _folder: folder };
-        let end = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(&registry.address).is_err() {
-            assert!(Instant::now() < end, "docker-registry does not listen");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        registry
+        command.arg("serve").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("docker-registry; install it with: apt-get install docker-registry");
+        let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.contains("listening on")), "docker-registry does not listen");
+        // Read on, so that it never waits for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        Registry { child, address, _folder: folder }
     }
 
     /// What is in the layout under `tag`, with everything that an index names.
