@@ -3,6 +3,7 @@
 pub mod check;
 pub mod cli;
 pub mod cli_dead;
+pub mod cli_images;
 pub mod cli_signing;
 pub mod cloud_settings;
 pub mod config;

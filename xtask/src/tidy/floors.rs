@@ -72,6 +72,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "runtime/src/io/signing.rs",
             "runtime/src/logic/sas.rs",
             "runtime/src/logic/signature.rs",
+            "xtask/src/push.rs",
             "tests/cloud/",
         ],
     ),
