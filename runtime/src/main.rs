@@ -8,7 +8,7 @@ use skerry_runtime::app::cli::{
     self, Command, DeadCommand, IdentityCommand, KeyCommand, RouteCommand, Run, Stop, TwinCommand,
 };
 use skerry_runtime::app::config::{self, Surroundings};
-use skerry_runtime::app::verbs::{dead, deploy, finish, identity, live, modules, send, status};
+use skerry_runtime::app::verbs::{dead, deploy, finish, identity, images, live, modules, send, status};
 use skerry_runtime::app::{check, cli_signing, inspect, route_eval};
 use skerry_runtime::logic::routing;
 
@@ -32,6 +32,8 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::List(args) => finish(status::list(&args.target()), args.json),
         Command::Restart(args) => finish(modules::restart(args), args.json),
         Command::Deploy(args) => finish(deploy::deploy(args), args.json),
+        Command::Pull(args) => finish(images::pull(args), args.json),
+        Command::Images(args) => finish(images::list(&args.target()), args.json),
         Command::Twin(twin) => match &twin.command {
             TwinCommand::Get(args) => finish(modules::twin_get(args), args.json),
             TwinCommand::Set(args) => finish(modules::twin_set(args), args.json),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use argh::FromArgs;
 
 pub use super::cli_dead::{DeadCommand, DeadLetters, DeadList, DeadPurge, DeadReplay, DeadShow};
+pub use super::cli_images::{Images, Pull};
 pub use super::cli_signing::{Inspect, Key, KeyCommand, Sign, Verify};
 use super::config::Flags;
 use super::verbs::Target;
@@ -34,6 +35,8 @@ pub enum Command {
     List(List),
     Restart(Restart),
     Deploy(Deploy),
+    Pull(Pull),
+    Images(Images),
     Twin(Twin),
     Identity(Identity),
     Method(CallMethod),
@@ -51,8 +54,8 @@ pub enum Command {
 }
 
 #[rustfmt::skip]
-const COMMANDS: [&str; 20] = [
-    "run", "check", "status", "list", "restart", "deploy", "twin", "identity", "method", "send", "tap", "trace",
+const COMMANDS: [&str; 22] = [
+    "run", "check", "status", "list", "restart", "deploy", "pull", "images", "twin", "identity", "method", "send", "tap", "trace",
     "dead-letters", "logs", "inspect", "key", "sign", "verify", "route", "version",
 ];
 

@@ -34,6 +34,7 @@ pub(super) use crate::tasks::deployment::configured_routes as route_table;
 use crate::tasks::identities::Wakes;
 use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
+use crate::tasks::pulls::Pulls;
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
 use crate::tasks::world::{PROOFS, World};
 use crate::tasks::{answers, control, identities, provision, removed, reports, wear};
@@ -74,7 +75,8 @@ pub fn run(config: Config) -> Result<(), String> {
     let opened = Store::open(&config.store.path, &options).map_err(|e| e.to_string())?;
     // The socket comes after the store: who is refused the store must not have taken the socket of who has it.
     let listener = socket::bind(&config.control_socket).map_err(|e| e.to_string())?;
-    let images = Images::open(&folder).map_err(|e| format!("image store in {}: {e}", folder.display()))?;
+    let images = Images::open(&folder, config.pulls.limit_bytes)
+        .map_err(|e| format!("image store in {}: {e}", folder.display()))?;
     let executor = Rc::new(LocalExecutor::new());
     let start = Start { config, routes, opened, options, floor, certain, dialler, images };
     let result = smol::block_on(executor.run(serve(Rc::clone(&executor), start, listener, signals)));
@@ -114,9 +116,11 @@ async fn serve(
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
     log_start(&config);
     let control_socket = config.control_socket.clone();
+    let proved = Rc::new(Proved::open(&config.state_folder));
+    let pulls = Pulls::new(images.clone(), &config, Rc::clone(&proved), Arc::clone(&certain));
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),
-        proved: Proved::open(&config.state_folder),
+        proved,
         floor: certain,
         dialler,
         hosts: RefCell::new(Hosts::new(&config.state_folder)),
@@ -127,6 +131,7 @@ async fn serve(
         port: Rc::clone(&hub_port),
         board,
         images,
+        pulls,
         senders: RefCell::default(),
         wear: RefCell::new(Wear::new(hub_port.now().mono, hub_port.now().wall)),
         executor: Rc::clone(&executor),

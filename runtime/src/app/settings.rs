@@ -12,6 +12,7 @@ use super::cloud_settings::CloudSettings;
 use super::config::{
     AtQuota, ImageRef, PublicKey, Quota, RouteCheck, Signatures, TimeToLive, id_fault, instance_name_fault,
 };
+use super::pull_settings::PullSettings;
 use super::toml_table::{Faults, Table, parse, whole};
 use crate::logic::{signature, units};
 use crate::model::limits::MEMORY_BYTES;
@@ -34,6 +35,7 @@ const UID_BASE_MAX: u64 = (u32::MAX - 65_536 - 1) as u64;
 pub struct Settings {
     pub device_id: Option<String>,
     pub cloud: CloudSettings,
+    pub pulls: PullSettings,
     pub module_folders: Option<Vec<String>>,
     pub autostart: Option<bool>,
     pub instances: BTreeMap<String, InstanceSettings>,
@@ -123,7 +125,10 @@ pub fn read(file: &str, source: &str, check_route: RouteCheck) -> Result<Setting
     section(&mut root, "provisioning", |table| settings.cloud.read_provisioning(table));
     section(&mut root, "upstream", |table| settings.cloud.read_upstream(table));
     section(&mut root, "modules", |table| modules(&mut settings, table));
-    section(&mut root, "images", |table| settings.images = images(table));
+    section(&mut root, "images", |table| {
+        settings.images = images(table);
+        settings.pulls.read(table);
+    });
     section(&mut root, "limits", |table| settings.limits = limits(table));
     section(&mut root, "isolation", |table| {
         settings.uid_base = table.whole("uid_base", 1..=UID_BASE_MAX).map(|uid| uid as u32);

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod module_logs;
 pub mod mqtt;
 pub mod nearest;
+pub mod oci;
 pub mod outlook;
 pub mod percent;
 pub mod plan;

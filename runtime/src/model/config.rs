@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::identity::{Credentials, Secret};
+use super::reference::RegistryCredentials;
 
 /// Characters of a device or module id: IoT Hub's limit.
 const ID_LENGTH_MAX: usize = 128;
@@ -20,6 +21,7 @@ pub struct Config {
     pub device_id: String,
     pub cloud: CloudConfig,
     pub modules: ModulesConfig,
+    pub pulls: PullsConfig,
     pub images: ImagesConfig,
     /// For instances that say nothing else.
     pub limits: Limits,
@@ -116,6 +118,18 @@ pub struct ModulesConfig {
     pub folders: Vec<PathBuf>,
     pub autostart: bool,
     pub instances: BTreeMap<String, InstanceConfig>,
+}
+
+/// Images from elsewhere, and the store of all images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PullsConfig {
+    /// Of all stored images.
+    pub limit_bytes: u64,
+    /// Longest silence of a server.
+    pub timeout: Duration,
+    /// PEM file with the certificates that are trusted, instead of the system's.
+    pub ca: Option<PathBuf>,
+    pub registries: Vec<RegistryCredentials>,
 }
 
 impl ModulesConfig {

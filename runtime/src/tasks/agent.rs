@@ -13,6 +13,7 @@ use super::board::{Asked, Order, Slot, Status, Told};
 use super::dropins::DropIns;
 use super::instance;
 use super::mailbox::Preview;
+use super::supply::Supply;
 use super::world::World;
 use crate::io::image;
 use crate::io::watch::Watch;
@@ -36,6 +37,7 @@ pub struct Agent {
     replan: Receiver<()>,
     previews: Receiver<Preview>,
     dropins: DropIns,
+    supply: Supply,
     /// Images that only the image store has, by digest.
     stored: BTreeMap<String, Rc<Image>>,
 }
@@ -51,7 +53,14 @@ struct Target {
 
 impl Agent {
     pub fn new(world: Rc<World>, replan: Receiver<()>, previews: Receiver<Preview>) -> Agent {
-        Agent { world, replan, previews, dropins: DropIns::default(), stored: BTreeMap::new() }
+        Agent {
+            world,
+            replan,
+            previews,
+            dropins: DropIns::default(),
+            supply: Supply::default(),
+            stored: BTreeMap::new(),
+        }
     }
 
     pub async fn run(mut self) {
@@ -147,11 +156,16 @@ impl Agent {
         asked
     }
 
-    fn image(&mut self, reference: &Reference) -> Result<Rc<Image>, String> {
-        match reference {
+    fn image(&mut self, spec: &ModuleSpec, preview: bool) -> Result<Rc<Image>, String> {
+        match &spec.image {
             Reference::Named(named) => self.dropins.named(named),
             Reference::File(path) => self.dropins.file(&self.world, path),
-            Reference::Https(_) | Reference::Oci(_) => Err(format!("{reference} can't be pulled by this version")),
+            reference @ (Reference::Https(_) | Reference::Oci(_)) if preview => self.supply.known(reference),
+            reference @ (Reference::Https(_) | Reference::Oci(_)) => {
+                let manifest = self.world.board.deployment.borrow().manifest().cloned();
+                let registries = manifest.as_ref().map_or(&[][..], |manifest| &manifest.registries);
+                self.supply.image(&self.world, reference, registries, spec.pull)
+            }
         }
     }
 
@@ -162,13 +176,14 @@ impl Agent {
             _ => None,
         });
         self.dropins.forget(&files.collect::<Vec<_>>());
+        self.supply.forget(&asked.values().map(|spec| spec.image.to_string()).collect::<Vec<_>>());
         asked.into_iter().map(|(name, spec)| (name.clone(), self.target(&name, spec, false))).collect()
     }
 
     /// A preview leaves everything as it is.
     fn target(&mut self, name: &str, spec: Rc<ModuleSpec>, preview: bool) -> Target {
         let setup = self.world.setup(name, &spec.setup);
-        match self.image(&spec.image) {
+        match self.image(&spec, preview) {
             Ok(image) => {
                 let wanted = Version { digest: image.digest.clone(), setup };
                 let (version, problem) = self.choose(name, wanted, image, preview);
@@ -267,6 +282,7 @@ impl Agent {
                 slot.told.borrow_mut().order = target.spec.startup_order;
             }
         }
+        self.supply.settle();
         self.forget_proofs(&targets);
         self.collect();
         let _ = self.world.report.try_send(());
@@ -352,7 +368,7 @@ impl Agent {
 
     /// Images that no file, no instance and no proof needs.
     fn collect(&mut self) {
-        let mut keep: Vec<String> = self.dropins.digests().map(str::to_owned).collect();
+        let mut keep: Vec<String> = self.dropins.digests().map(str::to_owned).chain(self.supply.digests()).collect();
         for slot in self.world.board.slots.borrow().values() {
             keep.push(slot.image.borrow().digest.clone());
             keep.push(slot.told.borrow().version.digest.clone());

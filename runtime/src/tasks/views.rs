@@ -63,6 +63,7 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "deployment": world.board.deployment.borrow().origin().map(|origin| json!({"origin": origin.word()})),
         "modules": modules(world),
         "upstream": upstream(world),
+        "pulling": super::depot::pulling(world),
         "rejected": *world.board.rejected.borrow(),
         "warnings": warnings(world, overview.no_route, sizes.dead.dropped),
     });

@@ -33,7 +33,8 @@ pub struct World {
     pub port: Rc<Port>,
     pub board: Board,
     pub images: Images,
-    pub proved: Proved,
+    pub pulls: super::pulls::Pulls,
+    pub proved: Rc<Proved>,
     pub keys: Keys,
     /// The best guess at the time where the clock is behind.
     pub floor: Arc<TimeFloor>,
