@@ -1,4 +1,5 @@
-//! What does: files, sockets, processes, clocks. Leaves the deciding to `logic`.
+//! What does: files, sockets, processes, clocks.
+//! Must never decide: that is for `logic`.
 
 pub mod assignment;
 pub mod clock;

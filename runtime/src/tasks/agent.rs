@@ -17,7 +17,7 @@ use super::supply::Supply;
 use super::world::World;
 use crate::io::image;
 use crate::io::watch::Watch;
-use crate::logic::plan::{Present, Step, Wanted, plan};
+use crate::logic::plan::{Present, Step, Wanted, foresee, plan};
 use crate::logic::proof::Version;
 use crate::logic::signature;
 use crate::model::config::ImageRef;
@@ -106,27 +106,16 @@ impl Agent {
         smol::future::or(smol::future::or(changed, told), smol::future::or(anyway, asked)).await
     }
 
-    /// The first steps for a manifest, without taking any.
+    /// The steps for a manifest, without taking any.
     fn preview(&mut self, manifest: &Manifest) -> Vec<Value> {
         self.dropins.look(&self.world);
         let asked = manifest.modules.iter().map(|(name, spec)| (name.clone(), Rc::new(spec.clone())));
         let targets: BTreeMap<String, Target> =
             asked.map(|(name, spec)| (name.clone(), self.target(&name, spec, true))).collect();
         let wanted = targets.iter().map(|(name, target)| (name.clone(), wanted(target))).collect();
-        // As if each step had been carried out, until there is none left: later groups wait for earlier ones.
-        let mut present = present(&self.world);
-        let mut shown = Vec::new();
-        loop {
-            let steps: Vec<Step> =
-                plan(&wanted, &present).into_iter().filter(|s| !matches!(s, Step::Fetch { .. })).collect();
-            if steps.is_empty() {
-                break;
-            }
-            for step in steps {
-                shown.push(step_json(&step, &targets));
-                carried_out(&step, &wanted, &mut present);
-            }
-        }
+        let steps = foresee(&wanted, present(&self.world));
+        let steps = steps.iter().filter(|step| !matches!(step, Step::Fetch { .. }));
+        let mut shown: Vec<Value> = steps.map(|step| step_json(step, &targets)).collect();
         for (name, target) in targets.iter().filter(|(_, target)| target.missing) {
             shown.push(json!({"step": "fetch", "module": name, "image": target.spec.image.to_string(), "problem": target.problem}));
         }
@@ -396,26 +385,6 @@ fn step_json(step: &Step, targets: &BTreeMap<String, Target>) -> Value {
     let target = targets.get(name);
     let image = target.and_then(|target| target.version.as_ref()).map(|(_, i)| format!("{}@{}", i.name, i.version));
     json!({"step": word, "module": name, "image": image, "problem": target.and_then(|target| target.problem.clone())})
-}
-
-/// What there is after a step.
-fn carried_out(
-    step: &Step,
-    wanted: &BTreeMap<String, Wanted<Version>>,
-    present: &mut BTreeMap<String, Present<Version>>,
-) {
-    match step {
-        Step::Remove { name } => drop(present.remove(name)),
-        Step::Fetch { .. } => {}
-        Step::Create { name } | Step::Change { name } | Step::Stop { name } | Step::Start { name } => {
-            let before = present.get(name).map(|now| now.version.clone());
-            let Some(want) = wanted.get(name) else { return };
-            let takes = matches!(step, Step::Create { .. } | Step::Change { .. });
-            let Some(version) = want.version.clone().filter(|_| takes).or(before) else { return };
-            let now = Present { version, running: want.running, order: want.order, starting: false, ending: false };
-            present.insert(name.clone(), now);
-        }
-    }
 }
 
 /// A module without a manifest.

@@ -74,7 +74,8 @@ fn only_what_is_signed_runs() {
     let device = Device::new("");
     let key = device.path("key").display().to_string();
     let ran = device.skerry(&["key", "new", &key]);
-    let public = ran.out.split_whitespace().find(|word| word.starts_with("ed25519:")).expect("a public key").to_owned();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let public = std::fs::read_to_string(device.path("key.pub")).expect("a public key").trim().to_owned();
     let file = device.path("scribe-to-sign.so");
     std::fs::write(&file, Image::of("scribe").bytes()).expect("an image");
     let ran = device.skerry(&["sign", "--key", &key, &file.display().to_string()]);
@@ -83,11 +84,14 @@ fn only_what_is_signed_runs() {
     registry.push(&Image::of("scribe"), Some(&signatures), "scribe:signed");
     registry.push(&Image::of("scribe").with_version("0.9.0"), None, "scribe:plain");
     registry.push(&Image::of("scribe").with_version("0.8.0"), Some(&signatures), "scribe:forged");
-    device.configure(&format!("[modules]\nautostart = false\n[images]\ntrust_keys = [\"{public}\"]\n"));
+    device.configure(&format!(
+        "[modules]\nautostart = false\n[images]\ntrust_keys = [\"{public}\"]\n[restart]\nhealth_window = \"1s\"\n"
+    ));
     let mut device = device;
     device.start();
     deploy(&device, &registry, &registry.reference("scribe:signed"));
     wait_version(&device, env!("CARGO_PKG_VERSION"));
+    device.wait_log("proved=true");
     let before = device.running("scribe");
     for name in ["scribe:plain", "scribe:forged"] {
         let reference = registry.reference(name);
@@ -95,7 +99,7 @@ fn only_what_is_signed_runs() {
         wait_problem(&device, &format!("image={reference} pulled=false retry_in_s=10"));
         assert_eq!(device.running("scribe"), before, "{name}");
     }
-    // Also without asking again after a start.
+    // What ran well goes on after a start, too.
     device.stop();
     device.start();
     wait_version(&device, env!("CARGO_PKG_VERSION"));
