@@ -42,6 +42,11 @@ impl Registry {
         registry
     }
 
+    /// `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     pub fn reference(&self, name: &str) -> String {
         format!("oci://{}/{name}", self.address)
     }

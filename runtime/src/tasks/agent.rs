@@ -271,7 +271,7 @@ impl Agent {
                 slot.told.borrow_mut().order = target.spec.startup_order;
             }
         }
-        self.supply.settle();
+        self.supply.settle(&self.world);
         self.forget_proofs(&targets);
         self.collect();
         let _ = self.world.report.try_send(());
@@ -280,13 +280,15 @@ impl Agent {
     /// For everybody to see.
     fn post(&self, targets: &BTreeMap<String, Target>) {
         let asked = targets.iter().map(|(name, target)| {
+            let coming = self.supply.is_coming(&target.spec.image);
             if let Some(problem) = &target.problem {
                 let before = self.world.board.asked.borrow().get(name).and_then(|asked| asked.problem.clone());
                 if before.as_ref() != Some(problem) {
-                    log::warn!("instance={name} problem={problem:?}");
+                    let level = if coming { log::Level::Info } else { log::Level::Warn };
+                    log::log!(level, "instance={name} problem={problem:?}");
                 }
             }
-            (name.clone(), Asked { spec: Rc::clone(&target.spec), problem: target.problem.clone() })
+            (name.clone(), Asked { spec: Rc::clone(&target.spec), problem: target.problem.clone(), coming })
         });
         let asked = asked.collect();
         *self.world.board.asked.borrow_mut() = asked;

@@ -77,6 +77,10 @@ pub fn pull(world: &Rc<World>, text: &str) -> Result<Answer, Refusal> {
                 "digest": format!("sha256:{}", got.image.digest), "bytes": got.image.bytes}, "stale": got.stale, "remark": got.remark}),
             Some(Err(why)) => json!({"error": why}),
         };
+        if last["error"].is_null() {
+            inner.pulls.handle_brought(&reference);
+            let _ = inner.replan.try_send(());
+        }
         let _ = to.send(last).await;
     };
     world.executor.spawn(task).detach();

@@ -2,7 +2,7 @@
 //! Must never lose an image that is at hand because the network is away, and never hold up the thread of the hub.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use crate::io::fetch::Fault;
 use crate::io::images::Images;
 use crate::io::proved::Proved;
 use crate::io::pull::{Errand, Pulled};
-use crate::logic::signature;
+use crate::logic::{signature, units};
 use crate::model::config::{Config, ImagesConfig, Proxy, PullsConfig};
 use crate::model::image::Image;
 use crate::model::reference::{PullPolicy, Reference, RegistryCredentials};
@@ -31,6 +31,8 @@ pub struct Pulls {
     going_on: RefCell<BTreeMap<String, Arc<Progress>>>,
     /// One errand a server at a time: politeness, and nobody downloads the same twice.
     queues: RefCell<BTreeMap<String, Rc<Mutex<()>>>>,
+    /// What operators brought, for those who wait to try it again. Until the agent's next look.
+    brought: RefCell<BTreeSet<String>>,
 }
 
 /// How far a pull is.
@@ -41,6 +43,19 @@ pub struct Pulling {
     pub bytes: u64,
     /// Where it is known.
     pub bytes_total: Option<u64>,
+}
+
+impl Pulling {
+    /// For a report: another one with each tenth that has come.
+    pub fn sentence(&self) -> String {
+        let tenths = self.bytes_total.map(|total| (self.bytes.min(total) * 10) / total.max(1));
+        match (tenths, self.bytes_total) {
+            (Some(tenths), Some(total)) => {
+                format!("its image is being pulled: {} % of {}", tenths * 10, units::show_bytes(total))
+            }
+            _ => "its image is being pulled".to_owned(),
+        }
+    }
 }
 
 /// An image, with what came with it.
@@ -58,7 +73,17 @@ pub struct Got {
 impl Pulls {
     pub fn new(images: Images, config: &Config, proved: Rc<Proved>, floor: Arc<TimeFloor>) -> Pulls {
         let (policy, proxy, config) = (config.images.clone(), config.cloud.proxy.clone(), config.pulls.clone());
-        Pulls { images, policy, proved, config, proxy, floor, going_on: RefCell::default(), queues: RefCell::default() }
+        Pulls {
+            images,
+            policy,
+            proved,
+            config,
+            proxy,
+            floor,
+            going_on: RefCell::default(),
+            queues: RefCell::default(),
+            brought: RefCell::default(),
+        }
     }
 
     /// The image of a reference: brought here if need be, and let in. Without a network the one that was brought before will do, also
@@ -131,6 +156,26 @@ impl Pulls {
             Pulling { reference: reference.clone(), bytes, bytes_total: (total > 0).then_some(total) }
         });
         pulling.collect()
+    }
+
+    /// An operator brought it.
+    pub fn handle_brought(&self, reference: &Reference) {
+        self.brought.borrow_mut().insert(reference.to_string());
+    }
+
+    pub fn was_brought(&self, reference: &Reference) -> bool {
+        self.brought.borrow().contains(&reference.to_string())
+    }
+
+    /// Everybody who waited was told.
+    pub fn forget_brought(&self) {
+        self.brought.borrow_mut().clear();
+    }
+
+    /// How far the pull of one is, in a sentence.
+    pub fn sentence(&self, reference: &Reference) -> String {
+        let mine = self.progress().into_iter().find(|pulling| pulling.reference == reference.to_string());
+        mine.map_or_else(|| "its image is to be pulled".to_owned(), |pulling| pulling.sentence())
     }
 
     async fn pull(&self, reference: &Reference, credentials: &[RegistryCredentials]) -> Result<Pulled, Fault> {

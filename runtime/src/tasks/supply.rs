@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use smol::channel::{Receiver, Sender};
+
 use super::world::World;
 use crate::model::image::Image;
 use crate::model::reference::{PullPolicy, Reference, RegistryCredentials};
@@ -13,6 +15,8 @@ use crate::model::reference::{PullPolicy, Reference, RegistryCredentials};
 /// Wait after the first failure, and the longest; it doubles in between, as for instances.
 const RETRY_FIRST: Duration = Duration::from_secs(10);
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Between two looks how far a pull is. What is reported changes with each tenth, so this costs nothing by itself.
+const TELL: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub struct Supply {
@@ -24,6 +28,7 @@ pub struct Supply {
 
 struct Errand {
     outcome: Rc<RefCell<Outcome>>,
+    again: Sender<()>,
     _task: smol::Task<()>,
 }
 
@@ -55,10 +60,14 @@ impl Supply {
         let settled = self.settled;
         let errand = self.errands.entry(reference.to_string()).or_insert_with(|| {
             let outcome = Rc::new(RefCell::new(Outcome::Coming));
-            let work =
-                bring(Rc::clone(world), reference.clone(), registries.to_vec(), policy, settled, Rc::clone(&outcome));
-            Errand { outcome, _task: world.executor.spawn(work) }
+            let (again, retry) = smol::channel::bounded(1);
+            let (registries, inner) = (registries.to_vec(), Rc::clone(&outcome));
+            let work = bring(Rc::clone(world), reference.clone(), registries, policy, settled, inner, retry);
+            Errand { outcome, again, _task: world.executor.spawn(work) }
         });
+        if world.pulls.was_brought(reference) {
+            let _ = errand.again.try_send(());
+        }
         errand.outcome.borrow().image(reference)
     }
 
@@ -70,14 +79,21 @@ impl Supply {
         }
     }
 
+    /// It was asked for, and its source has not yet said no.
+    pub fn is_coming(&self, reference: &Reference) -> bool {
+        let errand = self.errands.get(&reference.to_string());
+        errand.is_some_and(|errand| matches!(*errand.outcome.borrow(), Outcome::Coming))
+    }
+
     /// References that nobody names any more.
     pub fn forget(&mut self, named: &[String]) {
         self.errands.retain(|reference, _| named.contains(reference));
     }
 
-    /// The first look is over.
-    pub fn settle(&mut self) {
+    /// A look is over.
+    pub fn settle(&mut self, world: &World) {
         self.settled = true;
+        world.pulls.forget_brought();
     }
 
     pub fn digests(&self) -> Vec<String> {
@@ -89,6 +105,14 @@ impl Supply {
     }
 }
 
+/// What came of a pull so far is reported, as long as it goes on.
+async fn tell<T>(world: &World) -> T {
+    loop {
+        smol::Timer::after(TELL).await;
+        let _ = world.report.try_send(());
+    }
+}
+
 /// Until it is there. A runtime that starts takes what was brought before it ended: a start needs no network.
 async fn bring(
     world: Rc<World>,
@@ -97,13 +121,14 @@ async fn bring(
     policy: PullPolicy,
     settled: bool,
     outcome: Rc<RefCell<Outcome>>,
+    retry: Receiver<()>,
 ) {
     let mut wait = RETRY_FIRST;
     let mut at_hand = if settled { None } else { world.pulls.at_hand(&reference).await };
     loop {
         let got = match at_hand.take() {
             Some(got) => got,
-            None => world.pulls.get(&reference, &registries, policy).await,
+            None => smol::future::or(world.pulls.get(&reference, &registries, policy), tell(&world)).await,
         };
         let done = match got {
             Ok(got) => {
@@ -123,7 +148,16 @@ async fn bring(
         if done {
             return;
         }
-        smol::Timer::after(wait).await;
-        wait = (wait * 2).min(RETRY_MAX);
+        let waited = async {
+            smol::Timer::after(wait).await;
+            wait * 2
+        };
+        let told = async {
+            match retry.recv().await {
+                Ok(()) => RETRY_FIRST,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        wait = smol::future::or(told, waited).await.min(RETRY_MAX);
     }
 }
