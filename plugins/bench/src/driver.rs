@@ -7,13 +7,17 @@ use serde_json::{Value, json};
 use skerry_abi::{Context, Message, Receipt, Result, SendError};
 
 /// Sends from a thread; reports when the last message is safe.
-pub fn thread(cx: &Context, count: u64, bytes: usize, window: usize) -> Result {
+pub fn thread(cx: &Context, count: u64, bytes: usize, window: usize, noise: bool) -> Result {
     let own = cx.clone();
     cx.spawn("driver", move || {
-        let message = Message::new(vec![b'x'; bytes]);
+        let mut message = Message::new(vec![b'x'; bytes]);
+        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
         let mut receipts: VecDeque<Receipt> = VecDeque::with_capacity(window);
         let begin = Instant::now();
         for _ in 0..count {
+            if noise {
+                message = Message::new(random(&mut seed, bytes));
+            }
             if receipts.len() >= window.max(1)
                 && let Some(oldest) = receipts.pop_front()
             {
@@ -36,6 +40,17 @@ pub fn thread(cx: &Context, count: u64, bytes: usize, window: usize) -> Result {
         Ok(())
     })?;
     Ok(())
+}
+
+/// Bytes that no compression makes shorter: xorshift64.
+fn random(seed: &mut u64, bytes: usize) -> Vec<u8> {
+    let words = std::iter::repeat_with(|| {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        seed.to_le_bytes()
+    });
+    words.flatten().take(bytes).collect()
 }
 
 /// Messages that go to an echo and come back, each time from a callback.

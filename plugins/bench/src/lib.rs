@@ -3,7 +3,7 @@
 
 mod driver;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,6 +18,8 @@ pub struct Settings {
     count: u64,
     bytes: usize,
     window: usize,
+    /// Bodies that do not compress, made anew for each message; for `thread`.
+    noise: bool,
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq, Serialize)]
@@ -34,7 +36,7 @@ enum Run {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { run: Run::None, count: 100_000, bytes: 256, window: 256 }
+        Settings { run: Run::None, count: 100_000, bytes: 256, window: 256, noise: false }
     }
 }
 
@@ -55,6 +57,8 @@ impl Module for Bench {
 
     fn settings(&mut self, cx: &Context, new: Settings) -> Result {
         if new != self.settings {
+            let wall = SystemTime::now().duration_since(UNIX_EPOCH)?;
+            cx.twin().report(&json!({ "settings_at_us": wall.as_micros() as u64 }))?;
             self.settings = new;
             self.run(cx)?;
         }
@@ -105,13 +109,13 @@ impl Module for Bench {
 
 impl Bench {
     fn run(&mut self, cx: &Context) -> Result {
-        let Settings { run, count, bytes, window } = self.settings.clone();
+        let Settings { run, count, bytes, window, noise } = self.settings.clone();
         if run != Run::None {
             cx.twin().report(&json!({ "result": null }))?;
         }
         match run {
             Run::None => {}
-            Run::Thread => driver::thread(cx, count, bytes, window)?,
+            Run::Thread => driver::thread(cx, count, bytes, window, noise)?,
             Run::Loop => self.ring = Some(Ring::start(cx, count, bytes, window)?),
             Run::One => self.ring = Some(Ring::start(cx, count, bytes, 1)?),
         }

@@ -1,7 +1,7 @@
 //! What the cloud side costs while little happens, and how fast it is when something does: bytes of an idle identity, the first message
 //! after an outage, a twin's way down and up, and a start without a network. Must never count what was not on the wire.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use skerry_cloud::{Cloud, Command, Options};
@@ -76,22 +76,29 @@ pub fn twin_round_ms(setting: &Setting) -> Result<Vec<Figure>, String> {
     let cloud = cloud()?;
     let _device = device(setting, &cloud, "")?;
     wait_open(&cloud)?;
-    let mut runs = Vec::new();
+    let (mut runs, mut down) = (Vec::new(), Vec::new());
     for turn in 0..=(20 * setting.runs) {
         interrupt::check()?;
-        // Settings that do not fit have the SDK report which version it refused.
-        let patch = json!({"count": format!("not a number {turn}")});
-        let begin = Instant::now();
-        let before = cloud.twin(ID)["reported"]["$version"].clone();
+        let patch = json!({"count": 1_000 + turn});
+        let (begin, at) = (Instant::now(), SystemTime::now());
+        let before = cloud.twin(ID)["reported"]["settings_at_us"].clone();
         command(&cloud, Command::Desired { identity: ID.into(), patch })?;
-        let answered = |cloud: &Cloud| (cloud.twin(ID)["reported"]["$version"] != before).then_some(());
-        cloud.wait_until(WAIT, answered).ok_or("the module did not answer")?;
+        let answered = |cloud: &Cloud| {
+            let seen = cloud.twin(ID)["reported"]["settings_at_us"].clone();
+            (seen != before).then(|| seen.as_u64().unwrap_or_default())
+        };
+        let seen = cloud.wait_until(WAIT, answered).ok_or("the module did not answer")?;
         // The first one warms up.
         if turn > 0 {
             runs.push(begin.elapsed().as_secs_f64() * 1e3);
+            let at_us = at.duration_since(UNIX_EPOCH).map_err(|e| e.to_string())?.as_micros() as f64;
+            down.push((seen as f64 - at_us) / 1e3);
         }
     }
-    let more = vec![("what", json!("cloud to module process and its report back to the cloud"))];
+    let more = vec![
+        ("what", json!("cloud to module process and its report back to the cloud")),
+        ("down_ms", json!(super::median(&down))),
+    ];
     Ok(vec![Figure { name: "twin_round_ms", unit: "ms", better: Better::Lower, runs, peer: None, more }])
 }
 
@@ -106,7 +113,7 @@ pub fn offline_start_ms(setting: &Setting) -> Result<Vec<Figure>, String> {
     names.iter().for_each(|name| config += &format!("[modules.{name}]\nimage = \"bench\"\n"));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut device = ours::started(&setting.built, &config, &["bench"], &names)?;
-    ours::run(&mut device, "thread", 25_600, 4_096, 256)?;
+    ours::run_noise(&mut device, 25_600, 4_096, 256)?;
     let mut runs = Vec::new();
     for _ in 0..setting.runs {
         interrupt::check()?;

@@ -58,8 +58,11 @@ pub fn started(built: &Path, config: &str, plugins: &[&str], modules: &[&str]) -
 
 /// Starts a run of the driver.
 pub fn begin(device: &Device, run: &str, count: u64, bytes: usize, window: u64) -> Result<(), String> {
-    let settings = json!({"run": run, "count": count, "bytes": bytes, "window": window});
-    let answer = device.call("source", "run", &settings)?;
+    order(device, &json!({"run": run, "count": count, "bytes": bytes, "window": window}))
+}
+
+fn order(device: &Device, settings: &Value) -> Result<(), String> {
+    let answer = device.call("source", "run", settings)?;
     match answer["status"].as_u64() {
         Some(200..=299) => Ok(()),
         _ => Err(format!("the bench module refused to run: {answer}")),
@@ -69,6 +72,16 @@ pub fn begin(device: &Device, run: &str, count: u64, bytes: usize, window: u64) 
 /// A whole run, and what the driver says of it.
 pub fn run(device: &mut Device, run: &str, count: u64, bytes: usize, window: u64) -> Result<Value, String> {
     begin(device, run, count, bytes, window)?;
+    result(device, run, count)
+}
+
+/// The same by a thread, with bodies that do not compress.
+pub fn run_noise(device: &mut Device, count: u64, bytes: usize, window: u64) -> Result<Value, String> {
+    order(device, &json!({"run": "thread", "count": count, "bytes": bytes, "window": window, "noise": true}))?;
+    result(device, "thread", count)
+}
+
+fn result(device: &mut Device, run: &str, count: u64) -> Result<Value, String> {
     device.wait("result of the run", RUN_WAIT, |device| {
         let twin = device.get("/modules/source/twin").ok()?;
         let result = twin.pointer("/reported/result").or(twin.pointer("/properties/reported/result"))?;

@@ -34,6 +34,7 @@ pub fn list(target: &Target) -> Outcome {
         // A bare list, or under its name as in a status.
         let modules = answer.get("modules").unwrap_or(&answer);
         out.write_all(modules_table(modules).as_bytes())?;
+        out.write_all(problems_text(modules).as_bytes())?;
     }
     Ok(true)
 }
@@ -47,6 +48,12 @@ pub fn version(json: bool) -> Outcome {
         writeln!(out, "{} {}", cell(&version, "/name"), cell(&version, "/version"))?;
     }
     Ok(true)
+}
+
+/// A line for each module that is not as it was asked for. A status has them among its warnings.
+fn problems_text(modules: &Value) -> String {
+    let modules = modules.as_array().into_iter().flatten().filter(|module| !module["problem"].is_null());
+    modules.map(|module| format!("{}: {}\n", cell(module, "/name"), cell(module, "/problem"))).collect()
 }
 
 fn status_text(status: &Value) -> String {
@@ -181,5 +188,11 @@ all       7      0          0  FROM /* INTO $upstream
 ";
         assert_eq!(text, expected);
         assert!(status_text(&json!({})).contains("no modules"));
+    }
+
+    #[test]
+    fn what_is_not_as_asked_is_told_below_the_list() {
+        let modules = json!([{"name": "a", "problem": null}, {"name": "b", "problem": "it has no image"}]);
+        assert_eq!(problems_text(&modules), "b: it has no image\n");
     }
 }
