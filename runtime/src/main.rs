@@ -4,10 +4,12 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use skerry_runtime::app::cli::{self, Command, DeadCommand, IdentityCommand, RouteCommand, Run, Stop, TwinCommand};
+use skerry_runtime::app::cli::{
+    self, Command, DeadCommand, IdentityCommand, KeyCommand, RouteCommand, Run, Stop, TwinCommand,
+};
 use skerry_runtime::app::config::{self, Surroundings};
-use skerry_runtime::app::verbs::{dead, deploy, finish, identity, live, modules, send, status};
-use skerry_runtime::app::{check, inspect, route_eval};
+use skerry_runtime::app::verbs::{dead, deploy, finish, identity, images, live, modules, send, status};
+use skerry_runtime::app::{check, cli_signing, inspect, route_eval};
 use skerry_runtime::io::hosts::OWN_HOST;
 use skerry_runtime::logic::routing;
 
@@ -31,6 +33,8 @@ fn dispatch(command: &Command) -> ExitCode {
         Command::List(args) => finish(status::list(&args.target()), args.json),
         Command::Restart(args) => finish(modules::restart(args), args.json),
         Command::Deploy(args) => finish(deploy::deploy(args), args.json),
+        Command::Pull(args) => finish(images::pull(args), args.json),
+        Command::Images(args) => finish(images::list(&args.target()), args.json),
         Command::Twin(twin) => match &twin.command {
             TwinCommand::Get(args) => finish(modules::twin_get(args), args.json),
             TwinCommand::Set(args) => finish(modules::twin_set(args), args.json),
@@ -51,6 +55,11 @@ fn dispatch(command: &Command) -> ExitCode {
         },
         Command::Logs(args) => finish(live::logs(args), args.json),
         Command::Inspect(args) => inspect_file(args),
+        Command::Key(key) => match &key.command {
+            KeyCommand::New(args) => finish(cli_signing::key_new(args), false),
+        },
+        Command::Sign(args) => finish(cli_signing::sign(args), false),
+        Command::Verify(args) => finish(cli_signing::verify(args), args.json),
         Command::Route(route) => match &route.command {
             RouteCommand::Eval(args) => evaluate(args),
         },

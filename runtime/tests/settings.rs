@@ -75,6 +75,7 @@ fn the_sample_with_its_keys_switched_on_is_understood() {
         let key = line.split(" = ").next().unwrap_or("");
         line.starts_with("[modules.")
             || line.starts_with("[upstream.modules.")
+            || line.starts_with("[images.registries.")
             || (line.contains(" = ") && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
     };
     let on: Vec<&str> =
@@ -87,7 +88,12 @@ fn the_sample_with_its_keys_switched_on_is_understood() {
     assert_eq!(typed.cloud.dps.registration_id.as_deref(), Some("Hannover01"));
     let on: Vec<&str> = on
         .into_iter()
-        .filter(|l| !l.starts_with("connection_string_file") && *l != "source = \"none\"" && !is_dps(l))
+        .filter(|l| {
+            !l.starts_with("connection_string_file")
+                && !l.starts_with("password_file")
+                && *l != "source = \"none\""
+                && !is_dps(l)
+        })
         .collect();
     let mut typed = read(&on.join("\n"));
     assert!(matches!(&typed.cloud.modules["NAME"], Source::Here(found) if found.client_id() == "Hannover01/NAME"));
@@ -97,6 +103,8 @@ fn the_sample_with_its_keys_switched_on_is_understood() {
     assert_eq!(typed.cloud.address.take().unwrap().to_string(), "127.0.0.1:8443");
     (typed.cloud.device, typed.cloud.ca) = (None, None);
     typed.cloud.modules.clear();
+    assert_eq!((typed.pulls.registries.len(), typed.pulls.ca.take()), (1, Some("registry-ca.pem".into())));
+    typed.pulls.registries.clear();
     assert_eq!(typed.routes.len(), 2);
     assert_eq!(typed.routes[1].priority, Some(0));
     let instance = &typed.instances["NAME"];

@@ -10,6 +10,11 @@ pub fn program() -> PathBuf {
     target().join("skerry")
 }
 
+/// The chores.
+pub(crate) fn xtask() -> PathBuf {
+    target().join("xtask")
+}
+
 /// The file of a plugin, or of an image of the tests.
 pub(crate) fn image_file(name: &str) -> PathBuf {
     let file = format!("lib{}.so", name.replace('-', "_"));

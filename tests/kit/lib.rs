@@ -9,6 +9,7 @@ mod http;
 mod image;
 mod manifest;
 mod random;
+mod registry;
 mod sender;
 mod stream;
 
@@ -22,6 +23,7 @@ pub use http::{request, text};
 pub use image::{Image, c_program};
 pub use manifest::{manifest, module};
 pub use random::Random;
+pub use registry::Registry;
 pub use sender::Sender;
 pub use stream::{Lines, Tap};
 

@@ -18,6 +18,7 @@ mod device;
 mod interrupt;
 mod new;
 mod package;
+mod push;
 mod sdk;
 mod sim;
 mod size;
@@ -40,6 +41,7 @@ enum Task {
     Crash(Crash),
     Demo(Demo),
     New(New),
+    Push(Push),
     Package(Package),
     Size(Size),
     Sim(Sim),
@@ -164,6 +166,24 @@ struct Sim {
     seed: Option<u64>,
 }
 
+/// pushes a module to a registry: its files for each machine and C library as one index, with their .sig files
+#[derive(FromArgs)]
+#[argh(subcommand, name = "push")]
+struct Push {
+    /// a .so, or a folder of them
+    #[argh(positional)]
+    from: PathBuf,
+    /// HOST/NAME:TAG
+    #[argh(positional)]
+    to: Option<String>,
+    /// leave the OCI layout in this folder; without a reference that is all
+    #[argh(option, arg_name = "folder")]
+    layout: Option<PathBuf>,
+    /// an argument for skopeo copy, such as --dest-creds=USER:PASSWORD; may be given several times
+    #[argh(option, arg_name = "argument")]
+    skopeo: Vec<String>,
+}
+
 /// runs every check and test there is
 #[derive(FromArgs)]
 #[argh(subcommand, name = "test")]
@@ -211,6 +231,10 @@ fn main() -> ExitCode {
             test::run(&test::Wanted { quick, packages, only, allow_missing })
         }
         Task::Tidy(Tidy { tighten }) => tidy::run(tighten),
+        Task::Push(Push { from, to, layout, skopeo }) => {
+            let (to, layout) = (to.as_deref(), layout.as_deref());
+            push::run(&push::Wanted { from: &from, to, layout, more: &skopeo }).map(|()| true)
+        }
         Task::New(New { path, name }) => new::run(&path, &name).map(|()| true),
     };
     match good {

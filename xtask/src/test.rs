@@ -44,6 +44,7 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
     run.stage("tidy", |_| if tidy::run(false)? { Ok(Outcome::Passed) } else { Err("see above".to_owned()) });
     run.stage("clippy", |_| run_cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]));
     run.stage("unit, data and doc tests", |run| {
+        install(&[("docker-registry", "docker-registry"), ("skopeo", "skopeo")])?;
         run.tests(&[
             "--workspace",
             "--exclude",

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use argh::FromArgs;
 
 pub use super::cli_dead::{DeadCommand, DeadLetters, DeadList, DeadPurge, DeadReplay, DeadShow};
+pub use super::cli_images::{Images, Pull};
+pub use super::cli_signing::{Inspect, Key, KeyCommand, Sign, Verify};
 use super::config::Flags;
 use super::verbs::Target;
 use crate::logic::nearest::nearest;
@@ -14,7 +16,7 @@ use crate::logic::nearest::nearest;
 /// skerry runs modules, each in a process of its own, and keeps their messages safe.
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(
-    note = "All but run, check, inspect, route and version ask the running skerry, over its control socket:\n--control PATH, or the environment's SKERRY_CONTROL.",
+    note = "All but run, check, inspect, key, sign, verify, route and version ask the running skerry, over its control socket:\n--control PATH, or the environment's SKERRY_CONTROL.",
     error_code(0, "done"),
     error_code(1, "the request failed"),
     error_code(2, "the command line or the configuration is wrong")
@@ -33,6 +35,8 @@ pub enum Command {
     List(List),
     Restart(Restart),
     Deploy(Deploy),
+    Pull(Pull),
+    Images(Images),
     Twin(Twin),
     Identity(Identity),
     Method(CallMethod),
@@ -42,14 +46,17 @@ pub enum Command {
     DeadLetters(DeadLetters),
     Logs(Logs),
     Inspect(Inspect),
+    Key(Key),
+    Sign(Sign),
+    Verify(Verify),
     Route(Route),
     Version(Version),
 }
 
 #[rustfmt::skip]
-const COMMANDS: [&str; 17] = [
-    "run", "check", "status", "list", "restart", "deploy", "twin", "identity", "method", "send", "tap", "trace",
-    "dead-letters", "logs", "inspect", "route", "version",
+const COMMANDS: [&str; 22] = [
+    "run", "check", "status", "list", "restart", "deploy", "pull", "images", "twin", "identity", "method", "send", "tap", "trace",
+    "dead-letters", "logs", "inspect", "key", "sign", "verify", "route", "version",
 ];
 
 /// run the modules until told to stop
@@ -326,18 +333,6 @@ pub struct Identity {
 pub enum IdentityCommand {
     List(IdentityList),
     Remove(IdentityRemove),
-}
-
-/// show what a module's file says of itself, without running it
-#[derive(FromArgs, Debug, PartialEq)]
-#[argh(subcommand, name = "inspect")]
-pub struct Inspect {
-    /// module file
-    #[argh(positional)]
-    pub file: PathBuf,
-    /// print JSON
-    #[argh(switch)]
-    pub json: bool,
 }
 
 /// try routes

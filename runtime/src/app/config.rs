@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cloud_settings::{CloudSettings, Source};
-use super::settings::{self, LimitSettings, RestartSettings, RouteSettings, Settings, StoreSettings};
+use super::settings::{self, ImageSettings, LimitSettings, RestartSettings, RouteSettings, Settings, StoreSettings};
 use crate::io::machine;
 pub use crate::model::config::*;
 use crate::model::endpoint::PRIORITY_DEFAULT;
@@ -137,7 +137,10 @@ pub fn load(flags: &Flags, place: &Surroundings, check_route: RouteCheck) -> Res
     };
     let mut typed = typed;
     let folder = file.as_deref().map(|file| place.folder.join(file)).unwrap_or_default();
-    typed.cloud.open_files(folder.parent().unwrap_or(Path::new("/"))).map_err(|line| vec![line])?;
+    let folder = folder.parent().unwrap_or(Path::new("/"));
+    let passwords = typed.pulls.has_passwords();
+    typed.cloud.open_files(folder).and_then(|()| typed.pulls.open_files(folder)).map_err(|line| vec![line])?;
+    typed.cloud.inline_keys |= passwords;
     let mut config = resolve(typed, flags, place).map_err(|line| vec![line])?;
     config.file = file.map(|file| place.folder.join(file));
     Ok(config)
@@ -177,6 +180,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         };
         (name, config)
     });
+    let pulls = typed.pulls.resolve(from_file);
     let cloud = cloud_with(typed.cloud, place, from_file)?;
     let typed_id = flags.device.clone().or(typed.device_id);
     let cloud_id = device_in_cloud(&cloud, typed_id.as_deref())?;
@@ -186,6 +190,8 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         device_id: typed_id.or(cloud_id).or(registered).or(host_name).unwrap_or_else(|| "skerry".to_owned()),
         cloud,
         modules: ModulesConfig { folders, autostart: typed.autostart.unwrap_or(true), instances: instances.collect() },
+        pulls,
+        images: images_with(typed.images),
         isolation: IsolationConfig {
             // Above what Debian, systemd and common subuid ranges hand out.
             uid_base: typed.uid_base.unwrap_or(2_000_000_000),
@@ -201,6 +207,17 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         log_level: typed.log_level.unwrap_or(log::LevelFilter::Info),
         wait_debugger: flags.wait_debugger.clone(),
     })
+}
+
+fn images_with(typed: ImageSettings) -> ImagesConfig {
+    let trust_keys = typed.trust_keys.unwrap_or_default();
+    // Who names somebody to trust does not want the others.
+    let default = if trust_keys.is_empty() { Signatures::Off } else { Signatures::Require };
+    ImagesConfig {
+        signatures: typed.signatures.unwrap_or(default),
+        trust_keys,
+        allow_rollback: typed.allow_rollback.unwrap_or(false),
+    }
 }
 
 fn restart_with(typed: &RestartSettings) -> RestartConfig {

@@ -2,6 +2,7 @@
 //! Must never run any of the image's code.
 
 use crate::io::image;
+use crate::logic::oci;
 use crate::model::image::Image;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -92,12 +93,26 @@ fn to_json(image: &Image, refusal: Option<String>) -> Value {
         "machine": image.machine.to_string(),
         "libc": image.libc.to_string(),
         "glibcFloor": image.glibc_floor.map(|floor| floor.to_string()),
+        "platform": platform(image),
         "buildId": image.build_id,
         "digest": format!("sha256:{}", image.digest),
         "bytes": image.bytes,
         "runsHere": refusal.is_none(),
         "refusal": refusal,
     })
+}
+
+/// As an index of a registry names it; null for a machine that has no name there.
+fn platform(image: &Image) -> Value {
+    let Some((architecture, variant)) = oci::platform_of(image.machine) else { return Value::Null };
+    let mut platform = json!({ "os": "linux", "architecture": architecture });
+    if let Some(variant) = variant {
+        platform["variant"] = variant.into();
+    }
+    if let Some(feature) = oci::libc_feature(image.libc) {
+        platform["os.features"] = json!([feature]);
+    }
+    platform
 }
 
 #[cfg(test)]
@@ -172,6 +187,8 @@ settings (desired properties)
             value["settings"]["threshold"],
             json!({ "default": 21.5, "unit": "°C", "text": "Above it, an alert" })
         );
+        let platform = json!({ "os": "linux", "architecture": "arm64", "variant": "v8", "os.features": ["glibc"] });
+        assert_eq!(value["platform"], platform);
         assert_eq!((&value["runsHere"], &value["glibcFloor"]), (&json!(true), &json!("2.17")));
     }
 

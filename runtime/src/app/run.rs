@@ -17,6 +17,7 @@ use crate::io::crash_report::CrashReports;
 use crate::io::hosts::Hosts;
 use crate::io::images::Images;
 use crate::io::process;
+use crate::io::proved::Proved;
 use crate::io::secret::Keys;
 use crate::io::store::{Opened, Options, Store};
 use crate::io::ws::Dialler;
@@ -33,6 +34,7 @@ pub(super) use crate::tasks::deployment::configured_routes as route_table;
 use crate::tasks::identities::Wakes;
 use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
+use crate::tasks::pulls::Pulls;
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
 use crate::tasks::world::{PROOFS, World};
 use crate::tasks::{answers, control, identities, provision, removed, reports, wear};
@@ -73,7 +75,8 @@ pub fn run(config: Config) -> Result<(), String> {
     let opened = Store::open(&config.store.path, &options).map_err(|e| e.to_string())?;
     // The socket comes after the store: who is refused the store must not have taken the socket of who has it.
     let listener = socket::bind(&config.control_socket).map_err(|e| e.to_string())?;
-    let images = Images::open(&folder).map_err(|e| format!("image store in {}: {e}", folder.display()))?;
+    let images = Images::open(&folder, config.pulls.limit_bytes)
+        .map_err(|e| format!("image store in {}: {e}", folder.display()))?;
     let executor = Rc::new(Executor::new());
     let start = Start { config, routes, opened, options, floor, certain, dialler, images };
     let result = smol::block_on(executor.run(serve(Rc::clone(&executor), start, listener, signals)));
@@ -113,8 +116,11 @@ async fn serve(
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
     log_start(&config);
     let control_socket = config.control_socket.clone();
+    let proved = Rc::new(Proved::open(&config.state_folder));
+    let pulls = Pulls::new(images.clone(), &config, Rc::clone(&proved), Arc::clone(&certain));
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),
+        proved,
         floor: certain,
         dialler,
         hosts: RefCell::new(Hosts::new(&config.state_folder)),
@@ -125,6 +131,7 @@ async fn serve(
         port: Rc::clone(&hub_port),
         board,
         images,
+        pulls,
         senders: RefCell::default(),
         wear: RefCell::new(Wear::new(hub_port.now().mono, hub_port.now().wall)),
         executor: Rc::clone(&executor),
@@ -147,12 +154,7 @@ async fn serve(
     executor.spawn(Agent::new(Rc::clone(&world), replans, previewed).run()).detach();
     executor.spawn(reports::run(Rc::clone(&world), reports)).detach();
     executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, removals: removing })).detach();
-    let control = control::serve(Rc::clone(&executor), listener, calls);
-    let control = executor.spawn(async move {
-        if let Err(error) = control.await {
-            log::error!("control socket status=ended reason=\"{error}\"");
-        }
-    });
+    let control = start_control(&executor, listener, calls);
     until_asked_to_end(&mut signals).await;
     drop(control);
     let _ = std::fs::remove_file(control_socket);
@@ -160,6 +162,20 @@ async fn serve(
     drop(world);
     let _ = storage.join();
     Ok(())
+}
+
+/// It ends when what is returned is dropped.
+fn start_control(
+    executor: &Rc<Executor>,
+    listener: std::os::unix::net::UnixListener,
+    calls: Sender<Call>,
+) -> smol::Task<()> {
+    let control = control::serve(Rc::clone(executor), listener, calls);
+    executor.spawn(async move {
+        if let Err(error) = control.await {
+            log::error!("control socket status=ended reason=\"{error}\"");
+        }
+    })
 }
 
 /// What was known before this start, and what the store has to tell.

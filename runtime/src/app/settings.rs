@@ -9,9 +9,12 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::cloud_settings::CloudSettings;
-use super::config::{AtQuota, ImageRef, Quota, RouteCheck, TimeToLive, id_fault, instance_name_fault};
+use super::config::{
+    AtQuota, ImageRef, PublicKey, Quota, RouteCheck, Signatures, TimeToLive, id_fault, instance_name_fault,
+};
+use super::pull_settings::PullSettings;
 use super::toml_table::{Faults, Table, parse, whole};
-use crate::logic::units;
+use crate::logic::{signature, units};
 use crate::model::limits::MEMORY_BYTES;
 
 /// Longest duration of any setting.
@@ -32,9 +35,11 @@ const UID_BASE_MAX: u64 = (u32::MAX - 65_536 - 1) as u64;
 pub struct Settings {
     pub device_id: Option<String>,
     pub cloud: CloudSettings,
+    pub pulls: PullSettings,
     pub module_folders: Option<Vec<String>>,
     pub autostart: Option<bool>,
     pub instances: BTreeMap<String, InstanceSettings>,
+    pub images: ImageSettings,
     pub limits: LimitSettings,
     pub uid_base: Option<u32>,
     pub landlock: Option<bool>,
@@ -55,6 +60,13 @@ pub struct InstanceSettings {
     pub groups: Vec<String>,
     pub limits: LimitSettings,
     pub desired: Option<Map<String, Value>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ImageSettings {
+    pub signatures: Option<Signatures>,
+    pub trust_keys: Option<Vec<PublicKey>>,
+    pub allow_rollback: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -113,6 +125,10 @@ pub fn read(file: &str, source: &str, check_route: RouteCheck) -> Result<Setting
     section(&mut root, "provisioning", |table| settings.cloud.read_provisioning(table));
     section(&mut root, "upstream", |table| settings.cloud.read_upstream(table));
     section(&mut root, "modules", |table| modules(&mut settings, table));
+    section(&mut root, "images", |table| {
+        settings.images = images(table);
+        settings.pulls.read(table);
+    });
     section(&mut root, "limits", |table| settings.limits = limits(table));
     section(&mut root, "isolation", |table| {
         settings.uid_base = table.whole("uid_base", 1..=UID_BASE_MAX).map(|uid| uid as u32);
@@ -174,6 +190,31 @@ fn modules(settings: &mut Settings, table: &mut Table<'_, '_>) {
             inner.end();
         }
     }
+}
+
+fn images(table: &mut Table<'_, '_>) -> ImageSettings {
+    let words = [("require", Signatures::Require), ("warn", Signatures::Warn), ("off", Signatures::Off)];
+    let images = ImageSettings {
+        signatures: table.one_of("signatures", &words),
+        trust_keys: table.get("trust_keys", |value| {
+            let keys = value.as_array().ok_or_else(|| format!("a list of {}", signature::KEY_EXPECTED))?;
+            let key = |text: Option<&str>| signature::parse_key(text.unwrap_or_default());
+            keys.iter().map(|item| key(item.get_ref().as_str())).collect()
+        }),
+        allow_rollback: table.bool("allow_rollback"),
+    };
+    let asked = matches!(images.signatures, Some(Signatures::Require | Signatures::Warn));
+    // A list that can't be read has its own fault.
+    if let (true, Some(at)) = (asked, table.place("signatures"))
+        && images.trust_keys.as_ref().map_or(table.place("trust_keys").is_none(), Vec::is_empty)
+    {
+        table.fault(
+            at,
+            "signatures",
+            "needs somebody to trust: put the public key of `skerry key new` into trust_keys",
+        );
+    }
+    images
 }
 
 fn limits(table: &mut Table<'_, '_>) -> LimitSettings {

@@ -277,7 +277,7 @@ const FORMAT: u32 = 1;
 /// As the SDK has it.
 const DESCRIPTION_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of an image: it is read whole into memory. A debug build of a large module has some 60 MB.
-const IMAGE_BYTES_MAX: u64 = 256 << 20;
+pub(super) const IMAGE_BYTES_MAX: u64 = 256 << 20;
 /// The limit of IoT Hub for ids.
 const NAME_BYTES_MAX: usize = 128;
 

@@ -10,7 +10,8 @@ use smol_hyper::rt::FuturesIo;
 
 use super::clock::http_date;
 use super::dial::within;
-use super::ws::{Dialler, Stream};
+use super::tls::Stream;
+use super::ws::Dialler;
 use crate::model::config::Host;
 use crate::model::time::Wall;
 

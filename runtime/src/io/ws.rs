@@ -1,7 +1,6 @@
-//! MQTT's bytes over a WebSocket over TLS, from name look-up to the last frame. The one place that knows rustls and
-//! async-tungstenite. Must never connect to a server whose certificate is not the host's.
+//! MQTT's bytes over a WebSocket over TLS, from name look-up to the last frame. The one place that knows async-tungstenite.
+//! Must never take anything from a server that is not the host: `tls` sees to that.
 
-use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +10,11 @@ use async_tungstenite::tungstenite::http::HeaderValue;
 use async_tungstenite::tungstenite::protocol::WebSocketConfig;
 use async_tungstenite::tungstenite::{Error as WsError, Message};
 use async_tungstenite::{WebSocketReceiver, WebSocketSender, client_async_with_config};
-use futures_rustls::TlsConnector;
-use futures_rustls::client::TlsStream;
-use futures_rustls::pki_types::pem::PemObject;
-use futures_rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use futures_rustls::rustls::time_provider::TimeProvider;
-use futures_rustls::rustls::{CertificateError, ClientConfig, Error as TlsError, RootCertStore, crypto};
-use smol::Async;
 use smol::stream::StreamExt;
 
 use super::clock::{TimeFloor, http_date};
 use super::dial::{dial, within};
+use super::tls::{Stream, Tls};
 use crate::model::config::{Host, Proxy};
 use crate::model::time::Wall;
 
@@ -32,12 +25,9 @@ const FRAME_BYTES_MAX: usize = 512 * 1024;
 /// Where the hub listens.
 const PORT: u16 = 443;
 
-pub(super) type Stream = TlsStream<Async<TcpStream>>;
-
 /// How to get to the cloud; one for all identities.
 pub struct Dialler {
-    tls: TlsConnector,
-    floor: Arc<TimeFloor>,
+    tls: Tls,
     address: Option<Host>,
     proxy: Option<Proxy>,
     /// For TLS and upgrade together.
@@ -64,31 +54,7 @@ impl Dialler {
         timeout: Duration,
         floor: Arc<TimeFloor>,
     ) -> Result<Dialler, String> {
-        let mut roots = RootCertStore::empty();
-        let (certificates, place) = match ca {
-            Some(path) => {
-                let found: Result<Vec<_>, _> =
-                    CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect());
-                let found =
-                    found.map_err(|e| format!("[upstream] ca: {}: {e}; expected a PEM file", path.display()))?;
-                (found, path.display().to_string())
-            }
-            None => (rustls_native_certs::load_native_certs().certs, "this system".to_owned()),
-        };
-        roots.add_parsable_certificates(certificates);
-        if roots.is_empty() {
-            return Err(format!(
-                "there are no root certificates in {place}, so no cloud can be trusted; install ca-certificates (OpenWrt: ca-bundle), or \
-                 name a PEM file with `ca` in [upstream]"
-            ));
-        }
-        let clock = Arc::new(FloorClock(Arc::clone(&floor)));
-        let config = ClientConfig::builder_with_details(Arc::new(crypto::ring::default_provider()), clock)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Dialler { tls: TlsConnector::from(Arc::new(config)), floor, address, proxy, timeout })
+        Ok(Dialler { tls: Tls::new(ca, floor, "[upstream]")?, address, proxy, timeout })
     }
 
     /// A WebSocket to `host_name`, for MQTT. The error is a sentence for the operator.
@@ -110,11 +76,8 @@ impl Dialler {
     }
 
     async fn stream_by(&self, host_name: &str, target: &Host) -> Result<Stream, String> {
-        let name = ServerName::try_from(host_name.to_owned())
-            .map_err(|_| format!("{host_name:?} can't be the name in a certificate; check HostName"))?;
         let tcp = dial(target, self.proxy.as_ref()).await?;
-        let tls = async { self.tls.connect(name, tcp).await.map_err(|e| self.tls_fault(host_name, &e)) };
-        within(self.timeout, tls).await.unwrap_or_else(|| Err(self.silent(target)))
+        within(self.timeout, self.tls.connect(host_name, tcp)).await.unwrap_or_else(|| Err(self.silent(target)))
     }
 
     fn target(&self, host_name: &str) -> Host {
@@ -123,32 +86,6 @@ impl Dialler {
 
     fn silent(&self, target: &Host) -> String {
         format!("{target} took the connection and then said nothing for {} s", self.timeout.as_secs())
-    }
-
-    fn tls_fault(&self, host: &str, error: &std::io::Error) -> String {
-        let inner = error.get_ref().and_then(|e| e.downcast_ref::<TlsError>());
-        let Some(TlsError::InvalidCertificate(certificate)) = inner else {
-            return format!("no TLS with {host} ({error}); is there a proxy or a firewall in between?");
-        };
-        // The day is enough, and lets the same fault read the same.
-        let day: String = self.floor.now().to_rfc3339().chars().take("2026-11-23".len()).collect();
-        let by = if self.floor.is_ahead() { "the time floor, since the clock is behind" } else { "the clock" };
-        match certificate {
-            CertificateError::UnknownIssuer => format!(
-                "the certificate of {host} is from nobody who is trusted here; somebody may be in between, or `ca` in [upstream] is to \
-                 name the right PEM file"
-            ),
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                format!("the certificate is not that of {host}; check HostName and `address` in [upstream]")
-            }
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                format!("the certificate of {host} has expired: it is {day} by {by}; check the clock, then the server")
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                format!("the certificate of {host} is not valid yet: it is {day} by {by}; set the clock of this device")
-            }
-            other => format!("the certificate of {host} is not accepted: {other}"),
-        }
     }
 }
 
@@ -181,16 +118,6 @@ fn upgrade_fault(host: &str, error: &WsError) -> String {
             _ => format!("{host} answers {} in the place of a WebSocket; check HostName", answer.status()),
         },
         other => format!("no WebSocket with {host}: {other}"),
-    }
-}
-
-/// Certificates are judged where the clock is, or at the floor where it is behind.
-#[derive(Debug)]
-struct FloorClock(Arc<TimeFloor>);
-
-impl TimeProvider for FloorClock {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.0.now().0.max(0) as u64)))
     }
 }
 

@@ -83,6 +83,47 @@ pub fn plan<V: PartialEq>(wanted: &BTreeMap<String, Wanted<V>>, present: &BTreeM
     steps
 }
 
+/// All steps there would be if each were carried out at once, in order.
+pub fn foresee<V: PartialEq + Clone>(
+    wanted: &BTreeMap<String, Wanted<V>>,
+    mut present: BTreeMap<String, Present<V>>,
+) -> Vec<Step> {
+    let mut all = Vec::new();
+    loop {
+        // What is not at hand stays so.
+        let (fetches, steps): (Vec<Step>, Vec<Step>) =
+            plan(wanted, &present).into_iter().partition(|step| matches!(step, Step::Fetch { .. }));
+        if steps.is_empty() {
+            all.extend(fetches);
+            return all;
+        }
+        for step in steps {
+            carried_out(&step, wanted, &mut present);
+            all.push(step);
+        }
+    }
+}
+
+/// What there is after a step.
+fn carried_out<V: Clone>(
+    step: &Step,
+    wanted: &BTreeMap<String, Wanted<V>>,
+    present: &mut BTreeMap<String, Present<V>>,
+) {
+    match step {
+        Step::Remove { name } => drop(present.remove(name)),
+        Step::Fetch { .. } => {}
+        Step::Create { name } | Step::Change { name } | Step::Stop { name } | Step::Start { name } => {
+            let before = present.get(name).map(|now| now.version.clone());
+            let Some(want) = wanted.get(name) else { return };
+            let takes = matches!(step, Step::Create { .. } | Step::Change { .. });
+            let Some(version) = want.version.clone().filter(|_| takes).or(before) else { return };
+            let now = Present { version, running: want.running, order: want.order, starting: false, ending: false };
+            present.insert(name.clone(), now);
+        }
+    }
+}
+
 fn groups<V>(wanted: &BTreeMap<String, Wanted<V>>, present: &BTreeMap<String, Present<V>>) -> BTreeSet<u32> {
     let gone = present.iter().filter(|(name, _)| !wanted.contains_key(*name)).map(|(_, now)| now.order);
     wanted.values().map(|want| want.order).chain(gone).collect()

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::identity::{Credentials, Secret};
+use super::reference::RegistryCredentials;
 
 /// Characters of a device or module id: IoT Hub's limit.
 const ID_LENGTH_MAX: usize = 128;
@@ -20,6 +21,8 @@ pub struct Config {
     pub device_id: String,
     pub cloud: CloudConfig,
     pub modules: ModulesConfig,
+    pub pulls: PullsConfig,
+    pub images: ImagesConfig,
     /// For instances that say nothing else.
     pub limits: Limits,
     pub isolation: IsolationConfig,
@@ -116,6 +119,50 @@ pub struct ModulesConfig {
     pub autostart: bool,
     pub instances: BTreeMap<String, InstanceConfig>,
 }
+
+/// Images from elsewhere, and the store of all images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PullsConfig {
+    /// Of all stored images.
+    pub limit_bytes: u64,
+    /// Longest silence of a server.
+    pub timeout: Duration,
+    /// PEM file with the certificates that are trusted, instead of the system's.
+    pub ca: Option<PathBuf>,
+    pub registries: Vec<RegistryCredentials>,
+}
+
+impl ModulesConfig {
+    /// Whether an instance names exactly this version of an image.
+    pub fn asks_for(&self, image: &str, version: &str) -> bool {
+        let enabled = self.instances.values().filter(|instance| instance.enabled);
+        enabled.map(|i| &i.image).any(|i| i.name == image && i.version.as_deref() == Some(version))
+    }
+}
+
+/// Which images may run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImagesConfig {
+    pub signatures: Signatures,
+    pub trust_keys: Vec<PublicKey>,
+    /// With signatures required: an image may be older than the newest one of its name that proved itself here.
+    pub allow_rollback: bool,
+}
+
+/// What becomes of an image without a good signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signatures {
+    /// It is refused.
+    Require,
+    /// It runs, and that is said.
+    Warn,
+    /// Nobody looks.
+    Off,
+}
+
+/// Ed25519.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicKey(pub [u8; 32]);
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceConfig {

@@ -68,3 +68,5 @@ pub const TRACE_MESSAGES: usize = 1_000;
 pub const TRACE_BYTES: usize = 512 * 1024;
 /// Largest record that is kept whole, bytes; of a larger one its properties, so that a few large ones do not displace the rest.
 pub const TRACE_RECORD_BYTES: usize = 16 * 1024;
+/// Bytes of all stored images: a dozen debug builds, or hundreds of stripped ones.
+pub const IMAGES_BYTES_MAX: u64 = 512 * 1024 * 1024;

@@ -13,11 +13,13 @@ use super::board::{Asked, Order, Slot, Status, Told};
 use super::dropins::DropIns;
 use super::instance;
 use super::mailbox::Preview;
+use super::supply::Supply;
 use super::world::World;
 use crate::io::image;
 use crate::io::watch::Watch;
-use crate::logic::plan::{Present, Step, Wanted, plan};
+use crate::logic::plan::{Present, Step, Wanted, foresee, plan};
 use crate::logic::proof::Version;
+use crate::logic::signature;
 use crate::model::config::ImageRef;
 use crate::model::image::Image;
 use crate::model::manifest::{Manifest, ModuleSpec, RestartPolicy, STARTUP_ORDER_DEFAULT, SetupSpec};
@@ -35,6 +37,7 @@ pub struct Agent {
     replan: Receiver<()>,
     previews: Receiver<Preview>,
     dropins: DropIns,
+    supply: Supply,
     /// Images that only the image store has, by digest.
     stored: BTreeMap<String, Rc<Image>>,
 }
@@ -50,7 +53,14 @@ struct Target {
 
 impl Agent {
     pub fn new(world: Rc<World>, replan: Receiver<()>, previews: Receiver<Preview>) -> Agent {
-        Agent { world, replan, previews, dropins: DropIns::default(), stored: BTreeMap::new() }
+        Agent {
+            world,
+            replan,
+            previews,
+            dropins: DropIns::default(),
+            supply: Supply::default(),
+            stored: BTreeMap::new(),
+        }
     }
 
     pub async fn run(mut self) {
@@ -96,27 +106,16 @@ impl Agent {
         smol::future::or(smol::future::or(changed, told), smol::future::or(anyway, asked)).await
     }
 
-    /// The first steps for a manifest, without taking any.
+    /// The steps for a manifest, without taking any.
     fn preview(&mut self, manifest: &Manifest) -> Vec<Value> {
         self.dropins.look(&self.world);
         let asked = manifest.modules.iter().map(|(name, spec)| (name.clone(), Rc::new(spec.clone())));
         let targets: BTreeMap<String, Target> =
             asked.map(|(name, spec)| (name.clone(), self.target(&name, spec, true))).collect();
         let wanted = targets.iter().map(|(name, target)| (name.clone(), wanted(target))).collect();
-        // As if each step had been carried out, until there is none left: later groups wait for earlier ones.
-        let mut present = present(&self.world);
-        let mut shown = Vec::new();
-        loop {
-            let steps: Vec<Step> =
-                plan(&wanted, &present).into_iter().filter(|s| !matches!(s, Step::Fetch { .. })).collect();
-            if steps.is_empty() {
-                break;
-            }
-            for step in steps {
-                shown.push(step_json(&step, &targets));
-                carried_out(&step, &wanted, &mut present);
-            }
-        }
+        let steps = foresee(&wanted, present(&self.world));
+        let steps = steps.iter().filter(|step| !matches!(step, Step::Fetch { .. }));
+        let mut shown: Vec<Value> = steps.map(|step| step_json(step, &targets)).collect();
         for (name, target) in targets.iter().filter(|(_, target)| target.missing) {
             shown.push(json!({"step": "fetch", "module": name, "image": target.spec.image.to_string(), "problem": target.problem}));
         }
@@ -146,11 +145,16 @@ impl Agent {
         asked
     }
 
-    fn image(&mut self, reference: &Reference) -> Result<Rc<Image>, String> {
-        match reference {
+    fn image(&mut self, spec: &ModuleSpec, preview: bool) -> Result<Rc<Image>, String> {
+        match &spec.image {
             Reference::Named(named) => self.dropins.named(named),
             Reference::File(path) => self.dropins.file(&self.world, path),
-            Reference::Https(_) | Reference::Oci(_) => Err(format!("{reference} can't be pulled by this version")),
+            reference @ (Reference::Https(_) | Reference::Oci(_)) if preview => self.supply.known(reference),
+            reference @ (Reference::Https(_) | Reference::Oci(_)) => {
+                let manifest = self.world.board.deployment.borrow().manifest().cloned();
+                let registries = manifest.as_ref().map_or(&[][..], |manifest| &manifest.registries);
+                self.supply.image(&self.world, reference, registries, spec.pull)
+            }
         }
     }
 
@@ -161,13 +165,14 @@ impl Agent {
             _ => None,
         });
         self.dropins.forget(&files.collect::<Vec<_>>());
+        self.supply.forget(&asked.values().map(|spec| spec.image.to_string()).collect::<Vec<_>>());
         asked.into_iter().map(|(name, spec)| (name.clone(), self.target(&name, spec, false))).collect()
     }
 
     /// A preview leaves everything as it is.
     fn target(&mut self, name: &str, spec: Rc<ModuleSpec>, preview: bool) -> Target {
         let setup = self.world.setup(name, &spec.setup);
-        match self.image(&spec.image) {
+        match self.image(&spec, preview) {
             Ok(image) => {
                 let wanted = Version { digest: image.digest.clone(), setup };
                 let (version, problem) = self.choose(name, wanted, image, preview);
@@ -233,6 +238,12 @@ impl Agent {
         }
         if !self.stored.contains_key(digest) {
             let image = image::read(&self.world.images.path(digest)).ok().filter(|image| image.digest == digest)?;
+            // It may be from before signatures were asked for. To go back to it is what it is kept for.
+            let signatures = self.world.images.signatures(digest);
+            if let Err(why) = signature::admit(&self.world.config.images, &image, signatures.as_deref(), None, true) {
+                self.world.board.warn(format!("{} {} was stored and may not run: {why}", image.name, image.version));
+                return None;
+            }
             self.stored.insert(digest.to_owned(), Rc::new(image));
         }
         self.stored.get(digest).cloned()
@@ -260,6 +271,7 @@ impl Agent {
                 slot.told.borrow_mut().order = target.spec.startup_order;
             }
         }
+        self.supply.settle(&self.world);
         self.forget_proofs(&targets);
         self.collect();
         let _ = self.world.report.try_send(());
@@ -268,13 +280,15 @@ impl Agent {
     /// For everybody to see.
     fn post(&self, targets: &BTreeMap<String, Target>) {
         let asked = targets.iter().map(|(name, target)| {
+            let coming = self.supply.is_coming(&target.spec.image);
             if let Some(problem) = &target.problem {
                 let before = self.world.board.asked.borrow().get(name).and_then(|asked| asked.problem.clone());
                 if before.as_ref() != Some(problem) {
-                    log::warn!("instance={name} problem={problem:?}");
+                    let level = if coming { log::Level::Info } else { log::Level::Warn };
+                    log::log!(level, "instance={name} problem={problem:?}");
                 }
             }
-            (name.clone(), Asked { spec: Rc::clone(&target.spec), problem: target.problem.clone() })
+            (name.clone(), Asked { spec: Rc::clone(&target.spec), problem: target.problem.clone(), coming })
         });
         let asked = asked.collect();
         *self.world.board.asked.borrow_mut() = asked;
@@ -345,7 +359,7 @@ impl Agent {
 
     /// Images that no file, no instance and no proof needs.
     fn collect(&mut self) {
-        let mut keep: Vec<String> = self.dropins.digests().map(str::to_owned).collect();
+        let mut keep: Vec<String> = self.dropins.digests().map(str::to_owned).chain(self.supply.digests()).collect();
         for slot in self.world.board.slots.borrow().values() {
             keep.push(slot.image.borrow().digest.clone());
             keep.push(slot.told.borrow().version.digest.clone());
@@ -373,26 +387,6 @@ fn step_json(step: &Step, targets: &BTreeMap<String, Target>) -> Value {
     let target = targets.get(name);
     let image = target.and_then(|target| target.version.as_ref()).map(|(_, i)| format!("{}@{}", i.name, i.version));
     json!({"step": word, "module": name, "image": image, "problem": target.and_then(|target| target.problem.clone())})
-}
-
-/// What there is after a step.
-fn carried_out(
-    step: &Step,
-    wanted: &BTreeMap<String, Wanted<Version>>,
-    present: &mut BTreeMap<String, Present<Version>>,
-) {
-    match step {
-        Step::Remove { name } => drop(present.remove(name)),
-        Step::Fetch { .. } => {}
-        Step::Create { name } | Step::Change { name } | Step::Stop { name } | Step::Start { name } => {
-            let before = present.get(name).map(|now| now.version.clone());
-            let Some(want) = wanted.get(name) else { return };
-            let takes = matches!(step, Step::Create { .. } | Step::Change { .. });
-            let Some(version) = want.version.clone().filter(|_| takes).or(before) else { return };
-            let now = Present { version, running: want.running, order: want.order, starting: false, ending: false };
-            present.insert(name.clone(), now);
-        }
-    }
 }
 
 /// A module without a manifest.

@@ -11,7 +11,7 @@ use super::dead_letters::Act;
 use super::mailbox::{Answer, Ask, Call, Refusal, Removal};
 use super::storage::Job;
 use super::world::World;
-use super::{dead_letters, methods, metrics, orders, taps, traces, views};
+use super::{dead_letters, depot, methods, metrics, orders, taps, traces, views};
 use crate::logic::routing;
 use crate::logic::twin::Twin;
 use crate::model::time::Wall;
@@ -54,6 +54,8 @@ async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> 
         Ask::ReplayDead(which) => dead_letters::act(world, jobs, which, Act::Replay).await,
         Ask::PurgeDead(which) => dead_letters::act(world, jobs, which, Act::Purge).await,
         Ask::Metrics => Ok(Answer::Text(metrics::text(world, jobs).await)),
+        Ask::Images => depot::list(world),
+        Ask::Pull { reference } => depot::pull(world, &reference),
         Ask::Identities => Ok(Answer::Json(views::identities(world))),
         Ask::RemoveIdentity { module } => {
             let (answer, answered) = smol::channel::bounded(1);

@@ -77,6 +77,8 @@ pub struct Asked {
     pub spec: Rc<ModuleSpec>,
     /// One sentence: its image is not at hand, or was rejected.
     pub problem: Option<String>,
+    /// Its image is on its way here, which is no fault.
+    pub coming: bool,
 }
 
 /// How the last process of an instance ended.

@@ -12,12 +12,15 @@ use smol::channel::{Receiver, Sender, TrySendError};
 use smol::stream::StreamExt;
 use smol::{Async, Timer};
 
+use self::resource::Resource;
 use super::mailbox::{Answer, Ask, Call, Refusal, flag, letter_id, which};
 use crate::io::http::{self, Body, BodyFault, Content, Reply, Request};
 use crate::io::peer;
 use crate::logic::message_json::{record_from_line, to_base64};
 use crate::logic::nearest::nearest;
 use crate::logic::units;
+
+mod resource;
 
 /// Connections served at once; an operator has a few, a monitoring system one. Each costs some 20 KiB.
 const CONNECTIONS_MAX: usize = 64;
@@ -109,81 +112,6 @@ impl Drop for Slot {
     }
 }
 
-/// Everything that has a path.
-enum Resource {
-    Version,
-    Status,
-    Modules,
-    Module(String),
-    Restart(String),
-    Twin(String),
-    Method(String, String),
-    Logs(String),
-    Messages(String, String),
-    Tap,
-    Trace,
-    DeadLetters,
-    DeadLetter(String),
-    ReplayDead,
-    PurgeDead,
-    Metrics,
-    Deployment,
-    Identities,
-    Identity(String),
-}
-
-impl Resource {
-    fn find(path: &[String]) -> Option<Resource> {
-        let path: Vec<&str> = path.iter().map(String::as_str).collect();
-        Some(match path.as_slice() {
-            ["version"] => Resource::Version,
-            ["status"] => Resource::Status,
-            ["tap"] => Resource::Tap,
-            ["trace"] => Resource::Trace,
-            ["metrics"] => Resource::Metrics,
-            ["dead-letters"] => Resource::DeadLetters,
-            ["dead-letters", "replay"] => Resource::ReplayDead,
-            ["dead-letters", "purge"] => Resource::PurgeDead,
-            ["dead-letters", id] => Resource::DeadLetter((*id).into()),
-            ["deployment"] => Resource::Deployment,
-            ["modules"] => Resource::Modules,
-            ["identities"] => Resource::Identities,
-            ["identities", m] => Resource::Identity((*m).into()),
-            ["modules", m] => Resource::Module((*m).into()),
-            ["modules", m, "restart"] => Resource::Restart((*m).into()),
-            ["modules", m, "twin"] => Resource::Twin((*m).into()),
-            ["modules", m, "logs"] => Resource::Logs((*m).into()),
-            ["modules", m, "methods", name] => Resource::Method((*m).into(), (*name).into()),
-            ["modules", m, "outputs", output, "messages"] => Resource::Messages((*m).into(), (*output).into()),
-            _ => return None,
-        })
-    }
-
-    fn allow(&self) -> &'static str {
-        match self {
-            Resource::Restart(_) | Resource::Method(..) | Resource::Messages(..) => "POST",
-            Resource::ReplayDead | Resource::PurgeDead => "POST",
-            Resource::Twin(_) => "GET, PATCH",
-            Resource::Deployment => "GET, POST, DELETE",
-            Resource::Identity(_) => "DELETE",
-            _ => "GET",
-        }
-    }
-
-    fn query_keys(&self) -> &'static [&'static str] {
-        match self {
-            Resource::Method(..) => &["timeout"],
-            Resource::Logs(_) => &["follow", "since", "tail"],
-            Resource::Tap => &["from", "where"],
-            Resource::Deployment => &["dryRun"],
-            Resource::Trace => &["source", "output", "id", "limit"],
-            Resource::DeadLetters => &["endpoint", "limit"],
-            Resource::ReplayDead | Resource::PurgeDead => &["id", "endpoint", "all"],
-            _ => &[],
-        }
-    }
-}
-
 async fn answer(mut request: Request, calls: &Sender<Call>, executor: &Executor) -> Reply {
     let Some(resource) = Resource::find(&request.path) else {
         return Reply::error(404, &format!("no such path: /{}", request.path.join("/")));
@@ -260,6 +188,8 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
             let dry_run = value("dryRun").map_or(Some(false), flag).ok_or_else(|| wrong("dryRun", "true or false"))?;
             Ask::Deploy { manifest: json_body(request).await?, dry_run }
         }
+        Resource::Images if request.method == "GET" => Ask::Images,
+        Resource::Images => Ask::Pull { reference: value("reference").unwrap_or_default().to_owned() },
         Resource::Identities => Ask::Identities,
         Resource::Identity(module) => Ask::RemoveIdentity { module },
         Resource::DeadLetters => {

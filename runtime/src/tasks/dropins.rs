@@ -1,19 +1,26 @@
 //! The drop-in folders, and single files that are named by their path: which images there are.
 //! Must never take a file that is not whole: it leaves its former image in place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use super::world::World;
-use crate::logic::version;
+use crate::io::signing;
+use crate::logic::{signature, version};
 use crate::model::config::ImageRef;
 use crate::model::image::Image;
+use crate::model::reference::Reference;
+
+/// Inode, bytes, and when it changed.
+type Stamp = (u64, u64, Option<SystemTime>);
 
 /// What was seen of a file; the same again is not read again.
 struct Seen {
-    stamp: (u64, u64, Option<SystemTime>),
+    stamp: Stamp,
+    /// Of its `.sig` file, where there is one.
+    signed: Option<Stamp>,
     image: Option<Rc<Image>>,
     /// Why it is none.
     fault: Option<String>,
@@ -24,11 +31,14 @@ pub struct DropIns {
     files: BTreeMap<PathBuf, Seen>,
     /// Named by `file:` in a manifest.
     single: BTreeMap<PathBuf, Seen>,
+    /// What is asked for by its version, as (name, version): leave to go back to it.
+    pinned: BTreeSet<(String, String)>,
 }
 
 impl DropIns {
     /// Reads what is new in the folders.
     pub fn look(&mut self, world: &World) {
+        self.look_for_pins(world);
         let mut found = Vec::new();
         for folder in &world.config.modules.folders {
             let Ok(entries) = std::fs::read_dir(folder) else { continue };
@@ -37,7 +47,7 @@ impl DropIns {
         }
         self.files.retain(|path, _| found.contains(path));
         for path in &found {
-            read(world, &mut self.files, path);
+            read(world, &self.pinned, &mut self.files, path);
         }
         let faults =
             self.files.iter().filter_map(|(path, seen)| Some((path.display().to_string(), seen.fault.clone()?)));
@@ -66,11 +76,23 @@ impl DropIns {
     }
 
     pub fn file(&mut self, world: &World, path: &Path) -> Result<Rc<Image>, String> {
-        let seen = read(world, &mut self.single, path);
+        let seen = read(world, &self.pinned, &mut self.single, path);
         match seen.map(|seen| (&seen.image, &seen.fault)) {
             Some((Some(image), _)) => Ok(Rc::clone(image)),
             Some((None, Some(fault))) => Err(format!("{}: {fault}", path.display())),
             _ => Err(format!("{}: there is no such file", path.display())),
+        }
+    }
+
+    /// Who was refused is asked again when other versions are asked for.
+    fn look_for_pins(&mut self, world: &World) {
+        let pinned = pinned(world);
+        if pinned == self.pinned {
+            return;
+        }
+        self.pinned = pinned;
+        for seen in self.files.values_mut().chain(self.single.values_mut()).filter(|seen| seen.fault.is_some()) {
+            seen.stamp = Stamp::default();
         }
     }
 
@@ -80,15 +102,20 @@ impl DropIns {
     }
 }
 
-fn read<'a>(world: &World, files: &'a mut BTreeMap<PathBuf, Seen>, path: &Path) -> Option<&'a Seen> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path).ok()?;
-    let stamp = (metadata.ino(), metadata.len(), metadata.modified().ok());
+fn read<'a>(
+    world: &World,
+    pinned: &BTreeSet<(String, String)>,
+    files: &'a mut BTreeMap<PathBuf, Seen>,
+    path: &Path,
+) -> Option<&'a Seen> {
+    let stamp = stamp_of(path)?;
+    let signed = stamp_of(&signing::signatures_path(path));
     let before = files.get(path);
-    if before.is_some_and(|seen| seen.stamp == stamp) {
+    // Who was let in is not asked again; who was refused may have got a signature.
+    if before.is_some_and(|seen| seen.stamp == stamp && (seen.signed == signed || seen.fault.is_none())) {
         return files.get(path);
     }
-    let (image, fault) = match world.images.put(path) {
+    let (image, fault) = match world.images.put(path, |image| admit(world, pinned, path, image)) {
         Ok(image) => (Some(Rc::new(image)), None),
         Err(error) => {
             let reason = error.to_string();
@@ -98,6 +125,43 @@ fn read<'a>(world: &World, files: &'a mut BTreeMap<PathBuf, Seen>, path: &Path) 
             (before.and_then(|seen| seen.image.clone()), Some(reason))
         }
     };
-    files.insert(path.to_owned(), Seen { stamp, image, fault });
+    files.insert(path.to_owned(), Seen { stamp, signed, image, fault });
     files.get(path)
+}
+
+/// The signatures of an image at `path` that may run here: one who is trusted signed it, and it does not go back.
+fn admit(
+    world: &World,
+    pinned: &BTreeSet<(String, String)>,
+    path: &Path,
+    image: &Image,
+) -> Result<Option<String>, String> {
+    let signatures = signing::signatures(path).map_err(|e| format!("its .sig file can't be read: {e}"))?;
+    let proved = world.proved.version(&image.name);
+    let pinned = pinned.contains(&(image.name.clone(), image.version.clone()));
+    let policy = &world.config.images;
+    let remark = signature::admit(policy, image, signatures.as_deref(), proved.as_deref(), pinned)?;
+    if let Some(remark) = remark {
+        world.board.warn(format!("{} may run all the same: {remark}", path.display()));
+    }
+    Ok(signatures)
+}
+
+/// By the configuration, or by the manifest in force.
+fn pinned(world: &World) -> BTreeSet<(String, String)> {
+    let deployment = world.board.deployment.borrow();
+    let asked = deployment.manifest().into_iter().flat_map(|manifest| manifest.modules.values());
+    let asked = asked.filter_map(|spec| match &spec.image {
+        Reference::Named(named) => Some(named),
+        _ => None,
+    });
+    let typed = world.config.modules.instances.values().filter(|instance| instance.enabled);
+    let all = asked.chain(typed.map(|instance| &instance.image));
+    all.filter_map(|named| Some((named.name.clone(), named.version.clone()?))).collect()
+}
+
+fn stamp_of(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
 }

@@ -74,6 +74,12 @@ pub enum Ask {
     },
     /// Back to the drop-in folders and the configuration.
     Withdraw,
+    /// Those that are stored.
+    Images,
+    /// Bring one here.
+    Pull {
+        reference: String,
+    },
     /// Everything that is counted, in the text format of Prometheus.
     Metrics,
     /// Who the modules are in the hub.

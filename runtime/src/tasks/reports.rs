@@ -245,12 +245,16 @@ fn agent_section(world: &World, status: &Desired) -> Map<String, Value> {
     let modules: Vec<Module<'_>> = asked
         .iter()
         .map(|(name, asked)| {
-            if let Some(problem) = &asked.problem {
+            let slot = slots.get(name);
+            let problem = match asked.coming {
+                true => Some(world.pulls.sentence(&asked.spec.image)),
+                false => asked.problem.clone(),
+            };
+            if let Some(problem) = problem.as_ref().filter(|_| !asked.coming) {
                 problems.push(format!("{name}: {problem}"));
             }
-            let slot = slots.get(name);
             let mut module = slot.map_or_else(|| absent(name, &asked.spec), |slot| instance(name, &asked.spec, slot));
-            if let Some(problem) = &asked.problem {
+            if let Some(problem) = &problem {
                 module.description =
                     if slot.is_some() { format!("{}; {problem}", module.description) } else { problem.clone() };
             }

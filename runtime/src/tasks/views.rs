@@ -6,7 +6,7 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use smol::channel::Sender;
 
-use super::board::Slot;
+use super::board::{Asked, Slot};
 use super::storage::Job;
 use super::wear;
 use super::world::World;
@@ -63,6 +63,7 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         "deployment": world.board.deployment.borrow().origin().map(|origin| json!({"origin": origin.word()})),
         "modules": modules(world),
         "upstream": upstream(world),
+        "pulling": super::depot::pulling(world),
         "rejected": *world.board.rejected.borrow(),
         "warnings": warnings(world, overview.no_route, sizes.dead.dropped),
     });
@@ -70,6 +71,11 @@ pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
         status["provisioning"] = provisioning(world);
     }
     status
+}
+
+/// Why a module is not as asked; with how far its image has come.
+fn problem(world: &World, asked: &Asked) -> Option<String> {
+    if asked.coming { Some(world.pulls.sentence(&asked.spec.image)) } else { asked.problem.clone() }
 }
 
 /// What was warned of, and what is so now.
@@ -85,7 +91,7 @@ fn warnings(world: &World, no_route: u64, letters_dropped: u64) -> Vec<String> {
     warnings.extend(without_identity(world));
     let asked = world.board.asked.borrow();
     warnings
-        .extend(asked.iter().filter_map(|(name, asked)| Some(format!("instance {name}: {}", asked.problem.as_ref()?))));
+        .extend(asked.iter().filter_map(|(name, asked)| Some(format!("instance {name}: {}", problem(world, asked)?))));
     warnings.extend(revoked(world));
     if world.port.clock_is_behind() {
         warnings.push("the clock is behind what has certainly passed; time switched off is not counted".to_owned());
@@ -259,7 +265,7 @@ pub fn module(world: &World, slot: &Slot) -> Value {
         "restarts": slot.restarts.get(),
         "scopeRefused": slot.scope_refused.get(),
         "since": slot.since.get().to_rfc3339(),
-        "problem": world.board.asked.borrow().get(&slot.name).and_then(|asked| asked.problem.clone()),
+        "problem": world.board.asked.borrow().get(&slot.name).and_then(|asked| problem(world, asked)),
         "lastExit": last_exit.as_ref().map(|e| json!({"at": e.at.to_rfc3339(), "text": e.text, "code": e.code})),
         "memoryBytes": slot.pid.get().and_then(resident_bytes),
         "inHand": in_hand,

@@ -15,11 +15,14 @@ use crate::io::clock::{self, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::hosts::Hosts;
 use crate::io::images::Images;
+use crate::io::proved::Proved;
 use crate::io::secret::Keys;
 use crate::io::ws::Dialler;
 use crate::logic::session::Idle;
+use crate::logic::version;
 use crate::logic::wear::Wear;
 use crate::model::config::Config;
+use crate::model::image::Image;
 use crate::model::limits::{IDLE_CLOSE_GONE, REST_MAX};
 use crate::model::manifest::{Setup, SetupSpec};
 use crate::model::time::Wall;
@@ -30,6 +33,8 @@ pub struct World {
     pub port: Rc<Port>,
     pub board: Board,
     pub images: Images,
+    pub pulls: super::pulls::Pulls,
+    pub proved: Rc<Proved>,
     pub keys: Keys,
     /// The best guess at the time where the clock is behind.
     pub floor: Arc<TimeFloor>,
@@ -118,6 +123,18 @@ impl World {
         }
     }
 
+    /// An instance ran long enough on it. Where it is allowed to go back, what proved itself last counts.
+    pub fn image_proved(&self, image: &Image) {
+        let before = self.proved.version(&image.name);
+        let older = before.is_some_and(|before| version::is_newer(&before, &image.version));
+        if older && !self.config.images.allow_rollback {
+            return;
+        }
+        if let Err(error) = self.proved.set(&image.name, &image.version) {
+            log::warn!("image={} version={} is not noted as one that ran well: {error}", image.name, image.version);
+        }
+    }
+
     /// How an instance runs: as its manifest says, and else as this device has it.
     pub fn setup(&self, name: &str, spec: &SetupSpec) -> Setup {
         let limits = self.config.modules.instances.get(name).map_or(&self.config.limits, |i| &i.limits);
@@ -136,6 +153,7 @@ impl World {
             let mut proofs = self.board.proofs.borrow_mut();
             proofs.entry(slot.name.clone()).or_default().handle_well(&slot.version())
         };
+        self.image_proved(&slot.image.borrow());
         if news {
             slot.log_version("proved");
             self.keep_proof(&slot.name);

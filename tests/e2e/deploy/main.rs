@@ -3,4 +3,5 @@
 
 mod cloud;
 mod local;
+mod registry;
 mod update;

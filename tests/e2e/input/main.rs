@@ -5,4 +5,5 @@ mod config;
 mod folder;
 mod images;
 mod messages;
+mod signed;
 mod state;

@@ -17,12 +17,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("logic/twin_sync", &["model", "logic::twin"]),                  // keeps one equal to the cloud's
     ("logic/outlook.rs", &["model", "logic::units"]),                // one sentence with sizes and times
     ("logic/registration.rs", &["model"]),
+    ("logic/signature.rs", &["model", "logic::version"]), // a version that goes back
     ("logic/manifest/", &["model", "logic::manifest", "logic::routing", "logic::nearest", "logic::units"]), // judges routes, sizes and times
     ("logic/provisioning.rs", &["model", "logic::registration"]), // one shape of request for both
     ("logic/scope.rs", &["model", "logic::percent"]),             // reads what is percent-encoded
     ("logic/message_json.rs", &["model", "logic::nearest"]),      // says which key was meant
     ("io/", &["model", "io"]),
     ("io/store/", &["model", "io", "logic::block", "logic::hub"]), // carries the block codec and the hub's commits
+    ("io/registry.rs", &["model", "io", "logic::oci"]),            // carries the documents of a registry
     ("tasks/", &["model", "logic", "io", "tasks"]),
     ("app/", &["model", "logic", "io", "tasks", "app"]),
     ("host/", &["model", "host", "io::order", "io::process", "io::status_page", "io::image"]),
@@ -57,7 +59,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libloading", &["abi/", "plugins/", "runtime/src/host/"]),
     ("redb", &["runtime/src/io/store/"]),
     ("async_tungstenite", &["runtime/src/io/ws.rs", "tests/cloud/"]),
-    ("futures_rustls", &["runtime/src/io/ws.rs", "tests/cloud/"]),
+    ("futures_rustls", &["runtime/src/io/tls.rs", "tests/cloud/"]),
     ("mqtt_proto", &["runtime/src/logic/mqtt.rs", "tests/cloud/"]),
     // Digests of images, keys, signatures and tokens.
     (
@@ -66,12 +68,16 @@ const HOMES: &[(&str, &[&str])] = &[
             "runtime/src/io/secret.rs",
             "runtime/src/io/image.rs",
             "runtime/src/io/images.rs",
+            "runtime/src/io/download.rs",
+            "runtime/src/io/signing.rs",
             "runtime/src/logic/sas.rs",
             "xtask/src/package/lone.rs",
+            "runtime/src/logic/signature.rs",
+            "xtask/src/push.rs",
             "tests/cloud/",
         ],
     ),
-    ("hyper", &["runtime/src/io/http.rs", "runtime/src/io/rest.rs"]),
+    ("hyper", &["runtime/src/io/http.rs", "runtime/src/io/rest.rs", "runtime/src/io/fetch.rs"]),
     ("landlock", &["runtime/src/host/confine.rs", "runtime/src/io/kernel.rs"]),
 ];
 

@@ -12,6 +12,9 @@ use super::report::{Finding, Level, Report};
 use crate::app::config::{Config, ImageRef};
 use crate::io::disk;
 use crate::io::image;
+use crate::io::proved::Proved;
+use crate::io::signing;
+use crate::logic::signature;
 use crate::logic::version::is_newer;
 use crate::model::image::Image;
 
@@ -140,13 +143,17 @@ pub fn keys(report: &mut Report, config: &Config) {
 /// Says what is wrong with the folders and files, and returns the instances that would run, with their images.
 pub fn modules(report: &mut Report, config: &Config) -> Vec<(String, Image)> {
     let (mut bad_folders, mut bad_files, mut images) = (Vec::new(), Vec::new(), Vec::new());
+    let proved = Proved::open(&config.state_folder);
     for folder in &config.modules.folders {
         match files_of(folder) {
             Ok(files) => {
                 bad_folders.extend(too_open(folder));
                 for file in files {
-                    match image::inspect(&file) {
-                        Ok(image) => images.push(image),
+                    match inspect(&file, config, &proved) {
+                        Ok((image, remark)) => {
+                            images.push(image);
+                            bad_files.extend(remark);
+                        }
                         Err(error) => {
                             let what = format!("{}: {error}", file.display());
                             bad_files.push(Finding::warning(
@@ -191,6 +198,20 @@ pub fn modules(report: &mut Report, config: &Config) -> Vec<(String, Image)> {
     let good = if names.is_empty() { "no module yet".to_owned() } else { names.join(", ") };
     report.add_all(bad_files, Finding::success("module-images", good));
     running
+}
+
+/// The image, if it may run, and what is to be said about it all the same.
+fn inspect(file: &Path, config: &Config, proved: &Proved) -> Result<(Image, Option<Finding>), String> {
+    let image = image::inspect(file).map_err(|e| e.to_string())?;
+    let signatures = signing::signatures(file).map_err(|e| format!("its .sig file can't be read: {e}"))?;
+    let proved = proved.version(&image.name);
+    let pinned = config.modules.asks_for(&image.name, &image.version);
+    let remark = signature::admit(&config.images, &image, signatures.as_deref(), proved.as_deref(), pinned)?;
+    let remark = remark.map(|remark| {
+        let what = format!("{} runs all the same: {remark}", file.display());
+        Finding::warning("module-images", what, "sign it, and set signatures = \"require\" in [images]")
+    });
+    Ok((image, remark))
 }
 
 /// Whoever may write there has their code run.

@@ -4,6 +4,7 @@
 pub mod dead;
 pub mod deploy;
 pub mod identity;
+pub mod images;
 pub mod live;
 pub mod modules;
 pub mod send;
