@@ -67,7 +67,7 @@ fn reason(kind: FailureKind) -> &'static str {
         FailureKind::Start => "start failed",
         FailureKind::Thread => "a thread panicked",
         FailureKind::Asked => "the module gave up",
-        FailureKind::Confinement => "its process could not be confined",
+        FailureKind::Confinement => "its process could not be started or confined",
     }
 }
 

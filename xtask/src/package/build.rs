@@ -1,6 +1,7 @@
 //! Builds what goes into packages, and has each thing judged by its headers.
 //! Must never hand on what was not judged.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -53,7 +54,9 @@ impl Build<'_> {
         std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         let path = folder.join("skerry");
         let bytes = lone::bytes(&read(program)?, &read(glibc)?, &read(musl)?)?;
-        std::fs::write(&path, bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+        let written = std::fs::write(&path, bytes);
+        let may_run = || std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755));
+        written.and_then(|()| may_run()).map_err(|e| format!("{}: {e}", path.display()))?;
         self.judged(path, Role::Static)
     }
 

@@ -3,8 +3,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use serde_json::Value;
 use crate::io::executor::Executor;
+use serde_json::Value;
 
 use super::{Fault, Outcome, Target, ask, next, open};
 use crate::app::cli_images::Pull;
