@@ -16,6 +16,7 @@ pub mod image;
 pub mod image_book;
 pub mod images;
 pub mod kernel;
+pub mod log_files;
 pub mod machine;
 pub mod order;
 pub mod peer;
