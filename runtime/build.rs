@@ -1,8 +1,6 @@
-//! Writes down when this was built, in seconds since 1970: the time floor of a device that has lost its clock. Puts the
-//! module hosts where they are included from: those that `cargo xtask package` names, and otherwise none.
+//! Writes down when this was built, in seconds since 1970: the time floor of a device that has lost its clock.
 //! Must never make two builds of one commit differ: SOURCE_DATE_EPOCH, then the commit's date, then the present.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,23 +10,6 @@ fn main() {
     println!("cargo:rerun-if-changed=Cargo.toml");
     let given = std::env::var("SOURCE_DATE_EPOCH").ok().filter(|text| text.parse::<u64>().is_ok());
     println!("cargo:rustc-env=SKERRY_BUILT={}", given.or_else(committed).unwrap_or_else(present));
-    carry("SKERRY_HOST_GLIBC", "skerry-host-glibc");
-    carry("SKERRY_HOST_MUSL", "skerry-host-musl");
-}
-
-/// An empty file stands for none.
-fn carry(variable: &str, name: &str) {
-    println!("cargo:rerun-if-env-changed={variable}");
-    let path = std::env::var(variable).unwrap_or_default();
-    let bytes = if path.is_empty() {
-        Vec::new()
-    } else {
-        println!("cargo:rerun-if-changed={path}");
-        std::fs::read(&path).unwrap_or_else(|error| panic!("{variable}={path}: {error}"))
-    };
-    let packed = if bytes.is_empty() { bytes } else { lz4_flex::compress_prepend_size(&bytes) };
-    let out = std::env::var("OUT_DIR").unwrap_or_default();
-    std::fs::write(Path::new(&out).join(name), packed).unwrap_or_else(|error| panic!("{out}: {error}"));
 }
 
 fn committed() -> Option<String> {

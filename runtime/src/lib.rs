@@ -8,5 +8,9 @@ pub mod logic;
 pub mod model;
 pub mod tasks;
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: io::memory::Allocator = io::memory::Allocator;
+
 #[cfg(test)]
 mod tests;

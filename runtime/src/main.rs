@@ -10,12 +10,13 @@ use skerry_runtime::app::cli::{
 use skerry_runtime::app::config::{self, Surroundings};
 use skerry_runtime::app::verbs::{dead, deploy, finish, identity, images, live, modules, send, status};
 use skerry_runtime::app::{check, cli_signing, inspect, route_eval};
+use skerry_runtime::io::hosts::OWN_HOST;
 use skerry_runtime::logic::routing;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1).peekable();
-    // Hidden: the runtime starts itself like this, once for each instance.
-    if args.peek().is_some_and(|word| word == "module-host") {
+    // Hidden: a plain build starts itself like this, once for each instance.
+    if OWN_HOST && args.peek().is_some_and(|word| word == "module-host") {
         return skerry_runtime::host::main::main();
     }
     match cli::parse(args) {

@@ -11,6 +11,7 @@ use object::read::elf::{FileHeader, Sym};
 use crate::package::build::Build;
 use crate::package::target::{self, Libc};
 use crate::package::toolchain::Toolchain;
+use crate::package::tree::gzip_smallest;
 use crate::{cargo, package};
 
 pub fn run(name: &str) -> Result<bool, String> {
@@ -25,7 +26,8 @@ pub fn run(name: &str) -> Result<bool, String> {
         println!("{what:<44} {bytes:>9}{budget}");
         good &= kept;
     };
-    for (path, budget) in [(&built.skerry, Some(BINARY_MAX)), (&built.glibc_host, None), (&built.musl_host, None)] {
+    let programs = [&built.skerry, &built.glibc_host, &built.musl_host].map(|path| (path, None));
+    for (path, budget) in [(&built.lone, Some(BINARY_MAX))].into_iter().chain(programs) {
         let relative = path.strip_prefix(cargo::target_folder()).unwrap_or(path);
         line(&relative.display().to_string(), length(path)?, budget);
     }
@@ -45,20 +47,15 @@ pub fn run(name: &str) -> Result<bool, String> {
     for (name, bytes) in by_crate(&named)?.into_iter().take(CRATES) {
         println!("{name:<44} {bytes:>9}");
     }
-    for libc in Libc::BOTH {
-        let host = if libc == Libc::Glibc { &built.glibc_host } else { &built.musl_host };
-        let packed = lz4(&std::fs::read(host).map_err(|e| e.to_string())?);
-        println!("{:<44} {packed:>9}", format!("module host for {}, as it lies in the program", libc.name()));
+    for (libc, host) in [(Libc::Glibc, &built.glibc_host), (Libc::Musl, &built.musl_host)] {
+        let packed = gzip_smallest(&std::fs::read(host).map_err(|e| e.to_string())?)?.len();
+        println!("{:<44} {packed:>9}", format!("module host for {}, behind the lone program's end", libc.name()));
     }
     Ok(good)
 }
 
 fn length(path: &Path) -> Result<u64, String> {
     std::fs::metadata(path).map(|found| found.len()).map_err(|e| format!("{}: {e}", path.display()))
-}
-
-fn lz4(bytes: &[u8]) -> usize {
-    lz4_flex::compress_prepend_size(bytes).len()
 }
 
 fn by_crate(path: &Path) -> Result<Vec<(String, u64)>, String> {

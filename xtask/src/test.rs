@@ -173,7 +173,7 @@ impl Counts {
     }
 }
 
-/// Of this machine's packages; the others are built and judged by their headers only.
+/// This machine's packages in folders of two distributions, and the other machines' programs by qemu.
 fn packages(run: &mut Run<'_>) {
     if !debian::is_root() {
         run.stage("packages", |_| Ok(Outcome::NotRun("mounting and dpkg need root: run it with sudo".to_owned())));
@@ -188,9 +188,11 @@ fn packages(run: &mut Run<'_>) {
     run.stage("packages: structure", |_| trial::structure(&built).map(|()| Outcome::Passed));
     run.stage("packages: debian", |_| trial::on_debian(&built).map(|()| Outcome::Passed));
     run.stage("packages: openwrt", |_| trial::on_openwrt(&built).map(|()| Outcome::Passed));
-    run.stage("packages: emulated", |_| {
-        Ok(Outcome::NotRun("aarch64 and armv7 are not started under qemu-user yet".to_owned()))
-    });
+    run.stage("packages: scripts", |_| trial::scripts(&built).map(|()| Outcome::Passed));
+    run.stage("packages: rates", |_| trial::rates(&built).map(|()| Outcome::Passed));
+    for (stage, target) in [("packages: aarch64, emulated", "aarch64"), ("packages: armv7, emulated", "armv7")] {
+        run.stage(stage, |_| trial::emulated(target).map(|()| Outcome::Passed));
+    }
 }
 
 fn passed(good: bool, otherwise: &str) -> Result<Outcome, String> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use smol::LocalExecutor;
+use crate::io::executor::Executor;
 use smol::channel::{Receiver, Sender, bounded};
 
 use super::config::{AtQuota, Config, Quota, TimeToLive};
@@ -79,7 +79,7 @@ pub fn run(config: Config) -> Result<(), String> {
     let listener = socket::bind(&config.control_socket).map_err(|e| e.to_string())?;
     let images = Images::open(&folder, config.pulls.limit_bytes)
         .map_err(|e| format!("image store in {}: {e}", folder.display()))?;
-    let executor = Rc::new(LocalExecutor::new());
+    let executor = Rc::new(Executor::new());
     let start = Start { config, routes, opened, options, floor, certain, dialler, images };
     let result = smol::block_on(executor.run(serve(Rc::clone(&executor), start, listener, signals)));
     log::info!("skerry status=stopped");
@@ -99,7 +99,7 @@ struct Start {
 }
 
 async fn serve(
-    executor: Rc<LocalExecutor<'static>>,
+    executor: Rc<Executor>,
     start: Start,
     listener: std::os::unix::net::UnixListener,
     mut signals: signals::Signals,
@@ -172,7 +172,7 @@ async fn serve(
 
 /// It ends when what is returned is dropped.
 fn start_control(
-    executor: &Rc<LocalExecutor<'static>>,
+    executor: &Rc<Executor>,
     listener: std::os::unix::net::UnixListener,
     calls: Sender<Call>,
 ) -> smol::Task<()> {

@@ -1,8 +1,10 @@
-//! Packs bytes as gzip. Must never be fed more than fits into memory twice.
+//! Packs bytes as gzip, and unpacks them: logs for the cloud, and the module hosts that the lone binary carries.
+//! Must never be fed more than fits into memory twice.
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
 pub fn pack(bytes: &[u8]) -> Vec<u8> {
@@ -12,18 +14,22 @@ pub fn pack(bytes: &[u8]) -> Vec<u8> {
     packer.finish().unwrap_or_default()
 }
 
+pub fn unpack(packed: impl Read) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    GzDecoder::new(packed).read_to_end(&mut out)?;
+    Ok(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
     #[test]
     fn what_is_packed_comes_out_again() {
         let text = "a line\n".repeat(1_000);
         let packed = pack(text.as_bytes());
         assert!(packed.len() < text.len() / 10 && packed.starts_with(&[0x1f, 0x8b]));
-        let mut out = String::new();
-        flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut out).unwrap();
-        assert_eq!(out, text);
+        assert_eq!(unpack(&packed[..]).unwrap(), text.as_bytes());
+        assert!(unpack(&packed[..packed.len() - 1]).is_err());
     }
 }

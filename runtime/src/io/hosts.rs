@@ -1,23 +1,27 @@
-//! The module hosts that this binary carries, one a C library, and how one becomes a program: a package's file that
-//! holds the same bytes, a sealed file in memory, or a file in the state folder where the kernel allows neither.
-//! Must never run a host that is not byte for byte the one inside: runtime and host are two halves of one version.
+//! The module hosts of this build, one a C library, and how one becomes a program: a package's file, else what lies behind the
+//! end of the lone binary, put into a sealed file in memory, or into the state folder where the kernel does not run memory.
+//! Must never run a host that does not have the digest that was built in: runtime and host are two halves of one version.
 
-use super::elf;
 use super::process::HostBinary;
+use super::{elf, gzip, image};
 use crate::model::image::{Device, GlibcVersion, Libc};
 use rustix::fs::{MemfdFlags, SealFlags, StatVfsMountFlags};
 use std::cell::{Cell, OnceCell};
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// Whether this program is its own host: a plain build, which no `cargo xtask package` made. Known to the compiler, so that a
+/// packaged program does not hold the host's code a second time.
+pub const OWN_HOST: bool = GLIBC.is_none() && MUSL.is_none();
+
 /// All hosts of this binary. Each is made a program when the first instance needs it.
 #[derive(Debug)]
 pub struct Hosts {
-    /// Where a package puts them; the parent of each is root's alone to write.
-    package: Option<PathBuf>,
+    /// The package's files, opened at start: an upgrade that replaces them does not change a version that runs.
+    package: Vec<(Libc, File)>,
     state: PathBuf,
     glibc: OnceCell<HostBinary>,
     musl: OnceCell<HostBinary>,
@@ -25,16 +29,18 @@ pub struct Hosts {
     no_memory: Cell<bool>,
 }
 
-/// Whether images of this libc find a host: carried, or (in a plain build) this program itself.
+/// Whether images of this libc have a host in this build: one that belongs to it, or (in a plain build) this program itself.
 pub fn serves(libc: Libc) -> bool {
-    if carries_none() { libc == OWN || libc == Libc::Any } else { libc == Libc::Any || !packed(libc).is_empty() }
+    libc == Libc::Any || if OWN_HOST { libc == OWN } else { wanted(libc).is_some() }
 }
 
 impl Hosts {
     /// `state` is where a file is made when nothing else is allowed.
     pub fn new(state: &Path) -> Hosts {
+        let folder = beside_this_program().unwrap_or_default();
+        let open = |libc| Some((libc, File::open(folder.join(name(libc))).ok()?));
         Hosts {
-            package: beside_this_program(),
+            package: [Libc::Glibc, Libc::Musl].into_iter().filter(|_| !OWN_HOST).filter_map(open).collect(),
             state: state.join("hosts"),
             glibc: OnceCell::new(),
             musl: OnceCell::new(),
@@ -44,7 +50,7 @@ impl Hosts {
 
     /// The host for an image of `libc`. An error is one sentence, and stays.
     pub fn get(&self, libc: Libc, device: &Device) -> io::Result<&HostBinary> {
-        if carries_none() {
+        if OWN_HOST {
             return if serves(libc) { Ok(&HostBinary::Own) } else { Err(none_for(libc)) };
         }
         let libc = match libc {
@@ -68,7 +74,7 @@ impl Hosts {
 
     /// Told that the kernel did not run a host: true when there is another way, and `get` will take it.
     pub fn refused(&mut self) -> bool {
-        if carries_none() || self.no_memory.replace(true) {
+        if OWN_HOST || self.no_memory.replace(true) {
             return false;
         }
         log::warn!("module host: the kernel does not run it from memory; it goes to {}", self.state.display());
@@ -77,17 +83,20 @@ impl Hosts {
     }
 
     fn make(&self, libc: Libc) -> io::Result<HostBinary> {
-        let bytes = unpack(libc)?;
-        if let Some(loader) = elf::interpreter(&bytes).filter(|loader| !Path::new(loader).exists()) {
-            return Err(io::Error::other(format!(
-                "the image is linked to {libc}, and this device has no {libc}: {loader} is missing; build it for the \
-                 device's C library"
-            )));
+        let wanted = wanted(libc).ok_or_else(|| none_for(libc))?;
+        let packaged = self.package.iter().find(|(of, _)| *of == libc).map(|(_, file)| file);
+        if let Some(file) = packaged {
+            let bytes = contents(file)?;
+            if image::digest(&bytes) == wanted {
+                log::debug!("module host: the package's {}", name(libc));
+                loader_is_there(libc, &bytes)?;
+                return Ok(HostBinary::Open(file.try_clone()?.into()));
+            }
+            log::warn!("module host: the package's {} is not this version's, and is not used", name(libc));
         }
-        if let Some(file) = self.package.as_deref().and_then(|folder| same(&folder.join(name(libc)), &bytes)) {
-            log::debug!("module host: the package's {}", name(libc));
-            return Ok(HostBinary::Open(file.into()));
-        }
+        let bytes = carried(libc)?.filter(|bytes| image::digest(bytes) == wanted);
+        let bytes = bytes.ok_or_else(|| not_installed(libc, packaged.is_some()))?;
+        loader_is_there(libc, &bytes)?;
         if !self.no_memory.get() {
             match in_memory(libc, &bytes) {
                 Ok(made) => return Ok(HostBinary::Open(made)),
@@ -110,7 +119,7 @@ impl Hosts {
         }
         fs::set_permissions(&self.state, Permissions::from_mode(0o711))?;
         let path = self.state.join(name(libc));
-        if let Some(file) = same(&path, bytes) {
+        if let Some(file) = File::open(&path).ok().filter(|file| contents(file).is_ok_and(|found| found == bytes)) {
             return Ok(file.into());
         }
         let part = self.state.join(format!("{}.part", name(libc)));
@@ -131,12 +140,38 @@ fn beside_this_program() -> Option<PathBuf> {
     Some(own.parent()?.parent()?.join("lib/skerry"))
 }
 
-/// The file, open, when it holds these bytes.
-fn same(path: &Path, bytes: &[u8]) -> Option<File> {
-    let mut file = File::open(path).ok().filter(|file| file.metadata().is_ok_and(|m| m.len() == bytes.len() as u64))?;
-    let mut found = Vec::with_capacity(bytes.len());
-    file.read_to_end(&mut found).ok()?;
-    (found == bytes).then_some(file)
+fn contents(mut file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn loader_is_there(libc: Libc, bytes: &[u8]) -> io::Result<()> {
+    match elf::interpreter(bytes).filter(|loader| !Path::new(loader).exists()) {
+        None => Ok(()),
+        Some(loader) => Err(io::Error::other(format!(
+            "the image is linked to {libc}, and this device has no {libc}: {loader} is missing; build it for the \
+             device's C library"
+        ))),
+    }
+}
+
+/// From behind the end of the lone binary, as `xtask/src/package/lone.rs` writes it: the hosts for glibc and for musl, each gzipped, then the
+/// lengths of both, four bytes each with the least first, then a word. A packaged program has none.
+fn carried(libc: Libc) -> io::Result<Option<Vec<u8>>> {
+    let mut program = File::open("/proc/self/exe")?;
+    let mut end = [0; 8 + WORD.len()];
+    program.seek(SeekFrom::End(-(end.len() as i64)))?;
+    program.read_exact(&mut end)?;
+    let [g0, g1, g2, g3, m0, m1, m2, m3, word @ ..] = end;
+    if word != *WORD {
+        return Ok(None);
+    }
+    let (glibc, musl) = (u32::from_le_bytes([g0, g1, g2, g3]), u32::from_le_bytes([m0, m1, m2, m3]));
+    let (length, behind) = if libc == Libc::Musl { (musl, 0) } else { (glibc, musl) };
+    program.seek(SeekFrom::End(-(end.len() as i64 + i64::from(behind) + i64::from(length))))?;
+    gzip::unpack(program.take(length.into())).map(Some)
 }
 
 fn in_memory(libc: Libc, bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -154,11 +189,18 @@ fn in_memory(libc: Libc, bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.into())
 }
 
-fn unpack(libc: Libc) -> io::Result<Vec<u8>> {
-    if packed(libc).is_empty() {
-        return Err(none_for(libc));
-    }
-    lz4_flex::decompress_size_prepended(packed(libc)).map_err(io::Error::other)
+/// Neither as a file nor behind the program.
+fn not_installed(libc: Libc, another: bool) -> io::Error {
+    let folder = beside_this_program().unwrap_or_default();
+    let (file, folder) = (name(libc), folder.display());
+    io::Error::other(if another {
+        format!("{folder}/{file} is not of this version of skerry; install the package again, and restart skerry")
+    } else {
+        format!(
+            "this skerry is a package's, and {folder}/{file} is missing; install the package again, or take the lone \
+             binary of the .tar.gz, which carries it"
+        )
+    })
 }
 
 fn none_for(libc: Libc) -> io::Error {
@@ -167,11 +209,8 @@ fn none_for(libc: Libc) -> io::Error {
     ))
 }
 
-fn carries_none() -> bool {
-    GLIBC.is_empty() && MUSL.is_empty()
-}
-
-fn packed(libc: Libc) -> &'static [u8] {
+/// SHA-256 of the host for this libc that belongs to this build.
+fn wanted(libc: Libc) -> Option<&'static str> {
     if libc == Libc::Musl { MUSL } else { GLIBC }
 }
 
@@ -179,9 +218,11 @@ fn name(libc: Libc) -> &'static str {
     if libc == Libc::Musl { "skerry-host-musl" } else { "skerry-host-glibc" }
 }
 
-/// What `build.rs` put there: LZ4 behind its length, or nothing.
-static GLIBC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skerry-host-glibc"));
-static MUSL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skerry-host-musl"));
+/// What `cargo xtask package` says of the hosts that it has built: SHA-256 in lower-case hex.
+const GLIBC: Option<&str> = option_env!("SKERRY_HOST_GLIBC");
+const MUSL: Option<&str> = option_env!("SKERRY_HOST_MUSL");
+/// The last bytes of the lone binary.
+const WORD: &[u8; 8] = b"skerryh1";
 /// The libc of this program, when it acts as its own host.
 const OWN: Libc = if cfg!(target_env = "musl") { Libc::Musl } else { Libc::Glibc };
 /// What the carried glibc host is linked for.

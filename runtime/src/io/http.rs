@@ -9,12 +9,12 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 
+use crate::io::executor::Executor;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::service::service_fn;
-use smol::LocalExecutor;
 use smol::net::unix::UnixStream;
 use smol::stream::{Stream, StreamExt};
 use smol_hyper::rt::{FuturesIo, SmolTimer};
@@ -230,7 +230,7 @@ pub struct Response {
 
 /// One request on a connection of its own. `target` is path and query, escaped.
 pub async fn request(
-    executor: &LocalExecutor<'static>,
+    executor: &Executor,
     socket: &Path,
     method: &str,
     target: &str,

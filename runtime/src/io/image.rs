@@ -59,9 +59,9 @@ pub fn fits(image: &Image, device: &Device) -> Result<(), ImageError> {
 pub fn device() -> &'static Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     DEVICE.get_or_init(|| {
-        let own = std::fs::read("/proc/self/exe").ok();
-        let own = own.as_deref().and_then(|bytes| elf::read(bytes).ok()).map(|elf| elf.machine);
-        let machine = own.or(Machine::here()).unwrap_or(Machine { number: 0, bits: 0, big_endian: false });
+        // A program of megabytes is not read to learn what the compiler knew, but for a machine that has no usual name.
+        let own = || elf::read(&std::fs::read("/proc/self/exe").ok()?).ok().map(|elf| elf.machine);
+        let machine = Machine::here().or_else(own).unwrap_or(Machine { number: 0, bits: 0, big_endian: false });
         Device {
             machine,
             glibc: glibc_paths().iter().find_map(|path| glibc_of(path, machine)),

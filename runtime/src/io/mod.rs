@@ -8,6 +8,7 @@ pub mod dial;
 pub mod disk;
 pub mod download;
 pub mod elf;
+pub mod executor;
 pub mod fetch;
 pub mod gzip;
 pub mod hosts;
@@ -18,6 +19,8 @@ pub mod images;
 pub mod kernel;
 pub mod log_files;
 pub mod machine;
+#[cfg(any(target_env = "musl", test))]
+pub mod memory;
 pub mod order;
 pub mod peer;
 pub mod process;

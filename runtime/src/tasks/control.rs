@@ -6,10 +6,11 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::io::executor::Executor;
 use serde_json::{Value, json};
 use smol::channel::{Receiver, Sender, TrySendError};
 use smol::stream::StreamExt;
-use smol::{Async, LocalExecutor, Timer};
+use smol::{Async, Timer};
 
 use self::resource::Resource;
 use super::mailbox::{Answer, Ask, Call, Refusal, flag, letter_id, which};
@@ -44,11 +45,7 @@ const METHOD_TIMEOUT_S: u32 = 30;
 const METHOD_TIMEOUT_S_MAX: u32 = 300;
 
 /// Accepts for as long as it is polled. `calls` is bounded; when it is full the client is told 503.
-pub async fn serve(
-    executor: Rc<LocalExecutor<'static>>,
-    listener: UnixListener,
-    calls: Sender<Call>,
-) -> std::io::Result<()> {
+pub async fn serve(executor: Rc<Executor>, listener: UnixListener, calls: Sender<Call>) -> std::io::Result<()> {
     let listener = smol::net::unix::UnixListener::from(Async::new(listener)?);
     let (open, refusing) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     loop {
@@ -115,7 +112,7 @@ impl Drop for Slot {
     }
 }
 
-async fn answer(mut request: Request, calls: &Sender<Call>, executor: &LocalExecutor<'static>) -> Reply {
+async fn answer(mut request: Request, calls: &Sender<Call>, executor: &Executor) -> Reply {
     let Some(resource) = Resource::find(&request.path) else {
         return Reply::error(404, &format!("no such path: /{}", request.path.join("/")));
     };
@@ -300,7 +297,7 @@ async fn send_messages(
     output: String,
     mut body: Body,
     calls: &Sender<Call>,
-    executor: &LocalExecutor<'static>,
+    executor: &Executor,
 ) -> Result<Reply, Refusal> {
     // What is on its way: this channel, the one whose answer is awaited, and the one being put in.
     let (open, pending) = smol::channel::bounded::<Receiver<Result<Answer, Refusal>>>(OPEN_MAX - 2);

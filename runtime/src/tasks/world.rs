@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use smol::LocalExecutor;
+use crate::io::executor::Executor;
 
 use super::board::{Board, Slot};
 use super::mailbox::Refusal;
@@ -47,7 +47,7 @@ pub struct World {
     pub crashes: Arc<Mutex<CrashReports>>,
     pub senders: RefCell<super::senders::Senders>,
     pub wear: RefCell<Wear>,
-    pub executor: Rc<LocalExecutor<'static>>,
+    pub executor: Rc<Executor>,
     /// Bytes read from a link, before they are taken apart; what is left of a frame moves to the link's own buffer.
     pub scratch: RefCell<Vec<u8>>,
     pub started: crate::model::time::Mono,

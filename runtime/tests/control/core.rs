@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use skerry_runtime::io::executor::Executor;
 use skerry_runtime::io::socket;
 use skerry_runtime::tasks::control;
 use skerry_runtime::tasks::mailbox::{Answer, Ask, Call, Refusal};
-use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender, bounded};
 
 /// Longer than anything here takes; a test that waits this long has failed.
@@ -107,7 +107,7 @@ pub fn serve(socket: &Path, core: Core, calls_max: usize, answers: bool) {
     let listener = socket::bind(socket).unwrap();
     let (calls, called) = bounded(calls_max);
     std::thread::spawn(move || {
-        let executor = Rc::new(LocalExecutor::new());
+        let executor = Rc::new(Executor::new());
         if answers {
             executor.spawn(core.run(called.clone())).detach();
         }

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use skerry_runtime::io::executor::Executor;
 use skerry_runtime::io::http::{self, Upload};
 use skerry_runtime::tasks::control;
 use skerry_runtime::tasks::mailbox::Ask;
-use smol::LocalExecutor;
 use smol::channel::bounded;
 
 use crate::core::{Core, DEADLINE, Device, device, device_with};
@@ -134,7 +134,7 @@ fn streams_arrive_line_by_line() {
 
 /// Sends what `upload` holds with the client half, and gives status and lines.
 fn send(socket: &Path, target: &str, lines: Vec<String>) -> (u16, Vec<Value>) {
-    let executor = LocalExecutor::new();
+    let executor = Executor::new();
     smol::block_on(executor.run(async {
         let (chunks, upload) = bounded(4);
         executor

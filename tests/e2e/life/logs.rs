@@ -67,7 +67,8 @@ fn a_follower_misses_nothing_and_gets_nothing_twice() {
     (20..40).for_each(|n| says(&device, &format!("word {n:03}")));
     follower.wait("the last line", |line| line["message"] == "word 039");
     let told = follower.all();
-    let words: Vec<&str> = told.iter().filter_map(|line| line["message"].as_str()).filter(|t| t.starts_with("word ")).collect();
+    let words: Vec<&str> =
+        told.iter().filter_map(|line| line["message"].as_str()).filter(|t| t.starts_with("word ")).collect();
     assert!((0..40).map(|n| format!("word {n:03}")).eq(words.iter().map(|word| (*word).to_owned())), "{words:?}");
 }
 

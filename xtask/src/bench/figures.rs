@@ -1,6 +1,7 @@
 //! The figures: what is run, how often, and what comes out. Runs of skerry and of its peer take turns, so that a machine
 //! that is slower for a while is slower for both.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ const WINDOW: u64 = 256;
 /// Messages of a run: a second or two on a slow machine.
 const HOP_COUNT: u64 = 1_000_000;
 const HOP_COUNT_PEER: u64 = 100_000;
+const STORE_COUNT: u64 = 200_000;
 const ECHO_COUNT: u64 = 20_000;
 const WARM_UP: u64 = 20_000;
 
@@ -35,6 +37,50 @@ pub fn hop_256(setting: &Setting) -> Result<Vec<Figure>, String> {
     }
     let peer = Some(Peer { name: mosquitto::NAME, runs: theirs });
     Ok(vec![Figure { name: "hop_256", unit: "msgs/s", better: Better::Higher, runs, peer, more: Vec::new() }])
+}
+
+/// One run of the hop, messages a second.
+pub fn hop_rate(built: &Path) -> Result<f64, String> {
+    let mut device = ours::device(built)?;
+    ours::run(&mut device, "thread", WARM_UP, BYTES, WINDOW)?;
+    of(&ours::run(&mut device, "thread", HOP_COUNT / 2, BYTES, WINDOW)?, "messages_per_s")
+}
+
+/// To a module that is switched off: each message is acknowledged when it is on the disk. The credit is the window, so that a sender that
+/// waits is seen to wait, and not left to the flush interval. Messages a second.
+pub fn store_rate(built: &Path) -> Result<f64, String> {
+    let config = r#"
+[device]
+id = "bench"
+[modules]
+autostart = false
+[modules.source]
+image = "bench"
+[modules.sink]
+image = "bench"
+enabled = false
+[store]
+credit_messages = 256
+[routes]
+to_sink = 'FROM /messages/modules/source/outputs/ping INTO BrokeredEndpoint("/modules/sink/inputs/sink")'
+"#;
+    let mut device = ours::started(built, config, &["bench"], &["source"])?;
+    ours::run(&mut device, "thread", WARM_UP, BYTES, WINDOW)?;
+    of(&ours::run(&mut device, "thread", STORE_COUNT, BYTES, WINDOW)?, "messages_per_s")
+}
+
+/// Of the runtime with one instance, MB.
+pub fn runtime_pss(built: &Path) -> Result<f64, String> {
+    let device = idle_device(built, 1)?;
+    Ok(ours::pss_bytes(device.pid().unwrap_or(0))? / 1e6)
+}
+
+/// Of all processes with eleven instances less those with one, by ten, MB.
+pub fn instance_pss(built: &Path) -> Result<f64, String> {
+    const MORE: usize = 10;
+    let few = total_pss(&idle_device(built, 1)?)?;
+    let many = total_pss(&idle_device(built, 1 + MORE)?)?;
+    Ok((many - few) / MORE as f64 / 1e6)
 }
 
 /// One message at a time, there and back.
@@ -62,15 +108,10 @@ pub fn echo_256(setting: &Setting) -> Result<Vec<Figure>, String> {
 
 /// Memory while nothing happens: of the runtime, and of each further instance.
 pub fn idle_pss(setting: &Setting) -> Result<Vec<Figure>, String> {
-    const MORE: usize = 10;
     let (mut runtime, mut instance) = (Vec::new(), Vec::new());
     for _ in 0..setting.runs {
-        let one = idle_device(setting, 1)?;
-        runtime.push(ours::pss_bytes(one.pid().unwrap_or(0))? / 1e6);
-        let few = total_pss(&one)?;
-        drop(one);
-        let many = total_pss(&idle_device(setting, 1 + MORE)?)?;
-        instance.push((many - few) / MORE as f64 / 1e6);
+        runtime.push(runtime_pss(&setting.built)?);
+        instance.push(instance_pss(&setting.built)?);
     }
     let peer = Mosquitto::start()?;
     settle()?;
@@ -86,12 +127,12 @@ pub fn idle_pss(setting: &Setting) -> Result<Vec<Figure>, String> {
     ])
 }
 
-fn idle_device(setting: &Setting, instances: usize) -> Result<Device, String> {
+fn idle_device(built: &Path, instances: usize) -> Result<Device, String> {
     let names: Vec<String> = (0..instances).map(|n| format!("filter{n}")).collect();
     let mut config = "[device]\nid = \"bench\"\n[modules]\nautostart = false\n".to_owned();
     names.iter().for_each(|name| config += &format!("[modules.{name}]\nimage = \"filter\"\n"));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let device = ours::started(&setting.built, &config, &["filter"], &names)?;
+    let device = ours::started(built, &config, &["filter"], &names)?;
     settle()?;
     Ok(device)
 }

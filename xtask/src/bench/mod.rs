@@ -9,7 +9,7 @@ mod ours;
 mod store;
 mod upstream;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -54,6 +54,15 @@ const MEASUREMENTS: [Measurement; 13] = [
     ("link_up_ms", cloud::link_up_ms),
     ("twin_round_ms", cloud::twin_round_ms),
     ("offline_start_ms", cloud::offline_start_ms),
+];
+
+/// Name, unit, and one run of what depends on how the runtime was built, of the programs in a folder.
+type OfBuild = (&'static str, &'static str, fn(&Path) -> Result<f64, String>);
+pub const OF_THE_RUNTIME: [OfBuild; 4] = [
+    ("hop_256", "msgs/s", figures::hop_rate),
+    ("store_256, one module", "msgs/s", figures::store_rate),
+    ("idle_pss_runtime", "MB", figures::runtime_pss),
+    ("idle_pss_instance", "MB", figures::instance_pss),
 ];
 
 /// What all measurements need.
@@ -147,7 +156,7 @@ impl Figure {
     }
 }
 
-fn median(runs: &[f64]) -> f64 {
+pub fn median(runs: &[f64]) -> f64 {
     let mut sorted = runs.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::Built;
 use super::elf::{self, GLIBC_FLOOR, Role};
+use super::lone;
 use super::target::{Libc, Target};
-use super::toolchain::Toolchain;
+use super::toolchain::{Panic, Toolchain};
 use crate::cargo;
 
 /// A module's crate, as cargo knows it.
@@ -34,27 +35,42 @@ pub struct Build<'a> {
 impl Build<'_> {
     /// The module host of a libc.
     pub fn host(&mut self, libc: Libc) -> Result<PathBuf, String> {
-        let mut command = self.command(Some(libc), "dist")?;
+        let mut command = self.command(Some(libc), HOST_PROFILE)?;
         command.args(["--locked", "--package", "skerry-host"]);
-        let folder = run(&mut command)?;
-        self.judged(folder.join(self.target.triple(libc)).join("dist/skerry-host"), Role::Host(libc))
+        let folder = run(&mut command)?.join(self.target.triple(libc)).join(HOST_PROFILE);
+        self.judged(folder.join("skerry-host"), Role::Host(libc))
     }
 
-    /// The static program, with both hosts inside.
+    /// The static program, which runs these hosts and no others.
     pub fn runtime(&mut self, glibc: &Path, musl: &Path) -> Result<PathBuf, String> {
+        let folder = run(&mut self.static_program(glibc, musl)?)?;
+        self.judged(folder.join(self.target.musl).join("dist/skerry"), Role::Static)
+    }
+
+    /// The program with both hosts behind its end: all that somebody needs to copy.
+    pub fn lone(&mut self, program: &Path, glibc: &Path, musl: &Path) -> Result<PathBuf, String> {
+        let folder = cargo::target_folder().join("dist/lone").join(self.target.name);
+        std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        let path = folder.join("skerry");
+        let bytes = lone::bytes(&read(program)?, &read(glibc)?, &read(musl)?)?;
+        std::fs::write(&path, bytes).map_err(|e| format!("{}: {e}", path.display()))?;
+        self.judged(path, Role::Static)
+    }
+
+    fn static_program(&mut self, glibc: &Path, musl: &Path) -> Result<Command, String> {
         let mut command = self.command(None, "dist")?;
         command.args(["--locked", "--package", "skerry-runtime", "--bin", "skerry"]);
-        command.env("SKERRY_HOST_GLIBC", glibc).env("SKERRY_HOST_MUSL", musl);
-        let folder = run(&mut command)?;
-        self.judged(folder.join(self.target.musl).join("dist/skerry"), Role::Static)
+        command.env("SKERRY_HOST_GLIBC", lone::digest(&read(glibc)?));
+        command.env("SKERRY_HOST_MUSL", lone::digest(&read(musl)?));
+        Ok(command)
     }
 
     /// The same program with its symbols, for counting.
     pub fn with_symbols(&mut self, built: &Built) -> Result<PathBuf, String> {
-        let mut command = self.command(None, "dist")?;
-        command.args(["--locked", "--package", "skerry-runtime", "--bin", "skerry"]);
+        let mut command = self.static_program(&built.glibc_host, &built.musl_host)?;
         command.args(["--config", "profile.dist.strip=\"none\""]);
-        command.env("SKERRY_HOST_GLIBC", &built.glibc_host).env("SKERRY_HOST_MUSL", &built.musl_host);
+        // Beside, and not in the place of what is packed.
+        command.env("CARGO_TARGET_DIR", cargo::target_folder().join("dist/symbols"));
         let folder = run(&mut command)?;
         Ok(folder.join(self.target.musl).join("dist/skerry"))
     }
@@ -77,7 +93,8 @@ impl Build<'_> {
 
     /// Each way of linking has a folder of its own, so that none makes another's work void.
     fn command(&mut self, dynamic: Option<Libc>, profile: &str) -> Result<Command, String> {
-        let (triple, floor, flags, folder) = match dynamic {
+        let panic = if profile == HOST_PROFILE { Panic::Aborts } else { Panic::Unwinds };
+        let (triple, floor, mut flags, folder) = match dynamic {
             Some(Libc::Glibc) => (self.target.glibc, Some(GLIBC_FLOOR), Vec::new(), "glibc"),
             // The second is for the linker, which otherwise makes a program that can't open a library.
             Some(Libc::Musl) => {
@@ -86,7 +103,10 @@ impl Build<'_> {
             }
             None => (self.target.musl, None, vec!["-Ctarget-feature=+crt-static".to_owned()], "static"),
         };
-        let mut command = self.toolchain.cargo(triple, floor, &flags)?;
+        if panic == Panic::Aborts {
+            flags.push("-Cforce-unwind-tables=no".to_owned());
+        }
+        let mut command = self.toolchain.cargo(triple, floor, &flags, panic)?;
         let folder = cargo::target_folder().join("dist").join(folder);
         command.args(["--profile", profile]).env("CARGO_TARGET_DIR", folder);
         command.env("SOURCE_DATE_EPOCH", self.epoch.to_string());
@@ -100,6 +120,13 @@ impl Build<'_> {
     }
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Of the module host: a panic of its own ends it, which is what its end of the link tells the runtime. A module catches its panics itself.
+const HOST_PROFILE: &str = "dist-host";
+
 /// The folder with the results.
 fn run(command: &mut Command) -> Result<PathBuf, String> {
     let status = command.status().map_err(|e| format!("can't run cargo-zigbuild: {e}"))?;
@@ -112,7 +139,7 @@ fn run(command: &mut Command) -> Result<PathBuf, String> {
 
 /// The same commit gives the same bytes wherever it is built, so none may tell where that was.
 fn no_path_inside(file: &Path) -> Result<(), String> {
-    let bytes = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let bytes = read(file)?;
     let root = cargo::root();
     let needle = root.as_os_str().as_encoded_bytes();
     match bytes.windows(needle.len()).position(|window| window == needle) {

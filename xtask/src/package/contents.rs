@@ -13,10 +13,7 @@ use std::path::PathBuf;
 pub fn skerry(built: &Built, format: Format, epoch: u64) -> Result<Vec<Made>, String> {
     match format {
         Format::Deb => Ok(vec![skerry_deb(built, epoch, VERSION)?]),
-        Format::Ipk => {
-            let (control, tree) = (openwrt_control()?, openwrt(built)?);
-            built.target.ipk.iter().map(|name| ipk::make(&control, &tree, name, epoch)).collect()
-        }
+        Format::Ipk => ipk::make(&openwrt_control()?, &openwrt(built)?, built.target.ipk, epoch),
         Format::Tar => Ok(vec![archive(built, epoch)?]),
     }
 }
@@ -25,8 +22,9 @@ pub fn skerry(built: &Built, format: Format, epoch: u64) -> Result<Vec<Made>, St
 pub fn skerry_deb(built: &Built, epoch: u64, version: &str) -> Result<Made, String> {
     let mut tree = Tree::default();
     tree.copy("usr/bin/skerry", 0o755, &built.skerry)?;
-    // The one that this system's modules want; the other is inside the program.
     tree.copy("usr/lib/skerry/skerry-host-glibc", 0o755, &built.glibc_host)?;
+    // Debian has a package of musl, too.
+    tree.copy("usr/lib/skerry/skerry-host-musl", 0o755, &built.musl_host)?;
     tree.folder("usr/lib/skerry/modules", 0o755);
     tree.file("etc/skerry/config.toml", 0o640, text_of("packaging/config.toml")?);
     tree.file("lib/systemd/system/skerry.service", 0o644, text_of("packaging/systemd/skerry.service")?);
@@ -48,6 +46,7 @@ pub fn skerry_deb(built: &Built, epoch: u64, version: &str) -> Result<Made, Stri
 fn openwrt(built: &Built) -> Result<Tree, String> {
     let mut tree = Tree::default();
     tree.copy("usr/bin/skerry", 0o755, &built.skerry)?;
+    // No OpenWrt has a glibc.
     tree.copy("usr/lib/skerry/skerry-host-musl", 0o755, &built.musl_host)?;
     tree.folder("usr/lib/skerry/modules", 0o755);
     tree.file("etc/skerry/config.toml", 0o600, text_of("packaging/config.toml")?);
@@ -71,7 +70,7 @@ fn openwrt_control() -> Result<Control, String> {
 /// For any init.
 fn archive(built: &Built, epoch: u64) -> Result<Made, String> {
     let mut tree = Tree::default();
-    tree.copy("skerry", 0o755, &built.skerry)?;
+    tree.copy("skerry", 0o755, &built.lone)?;
     for (name, mode, from) in [
         ("install.sh", 0o755, "packaging/tar/install.sh"),
         ("config.toml", 0o644, "packaging/config.toml"),
@@ -121,7 +120,7 @@ pub fn module(
         }
         Format::Ipk => {
             control.version.push_str("-r1");
-            target.ipk.iter().map(|name| ipk::make(&control, &tree, name, epoch)).collect()
+            ipk::make(&control, &tree, target.ipk, epoch)
         }
         Format::Tar => {
             let name = format!("{package}-{}-{}", module.version, target.name);

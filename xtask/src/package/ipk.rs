@@ -5,10 +5,15 @@ use std::fmt::Write;
 
 use super::Made;
 use super::deb::Control;
-use super::tree::{Tree, gzip};
+use super::tree::{Tree, gzip, gzip_smallest};
 
-pub fn make(control: &Control, tree: &Tree, architecture: &str, epoch: u64) -> Result<Made, String> {
-    let files = gzip(&tree.tar("./", epoch)?)?;
+/// One for each name of an architecture, which differ in that name only.
+pub fn make(control: &Control, tree: &Tree, architectures: &[&str], epoch: u64) -> Result<Vec<Made>, String> {
+    let files = gzip_smallest(&tree.tar("./", epoch)?)?;
+    architectures.iter().map(|architecture| one(control, tree, &files, architecture, epoch)).collect()
+}
+
+fn one(control: &Control, tree: &Tree, files: &[u8], architecture: &str, epoch: u64) -> Result<Made, String> {
     let mut meta = Tree::default();
     meta.file("control", 0o644, text(control, tree, architecture));
     if !control.conffiles.is_empty() {
@@ -19,8 +24,7 @@ pub fn make(control: &Control, tree: &Tree, architecture: &str, epoch: u64) -> R
     }
     let meta = gzip(&meta.tar("./", epoch)?)?;
     let mut outer = tar::Builder::new(Vec::new());
-    for (name, bytes) in [("./debian-binary", b"2.0\n".to_vec()), ("./data.tar.gz", files), ("./control.tar.gz", meta)]
-    {
+    for (name, bytes) in [("./debian-binary", &b"2.0\n"[..]), ("./data.tar.gz", files), ("./control.tar.gz", &meta)] {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
@@ -30,7 +34,7 @@ pub fn make(control: &Control, tree: &Tree, architecture: &str, epoch: u64) -> R
         let gnu = header.as_gnu_mut().ok_or("no GNU header")?;
         gnu.name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_cksum();
-        outer.append(&header, &bytes[..]).map_err(|e| e.to_string())?;
+        outer.append(&header, bytes).map_err(|e| e.to_string())?;
     }
     let bytes = gzip(&outer.into_inner().map_err(|e| e.to_string())?)?;
     Ok(Made { file: format!("{}_{}_{architecture}.ipk", control.name, control.version), bytes })

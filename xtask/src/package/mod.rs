@@ -14,6 +14,7 @@ pub mod contents;
 pub mod deb;
 pub mod elf;
 pub mod ipk;
+pub mod lone;
 pub mod target;
 pub mod toolchain;
 pub mod tree;
@@ -45,6 +46,8 @@ pub struct Made {
 pub struct Built {
     pub target: &'static Target,
     pub skerry: PathBuf,
+    /// The same with both hosts behind its end.
+    pub lone: PathBuf,
     pub glibc_host: PathBuf,
     pub musl_host: PathBuf,
 }
@@ -74,11 +77,12 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
     Ok(true)
 }
 
-/// The program, with the hosts that it carries.
+/// The program, and the hosts that belong to it.
 pub fn runtime(build: &mut Build<'_>) -> Result<Built, String> {
     let (glibc_host, musl_host) = (build.host(Libc::Glibc)?, build.host(Libc::Musl)?);
     let skerry = build.runtime(&glibc_host, &musl_host)?;
-    Ok(Built { target: build.target, skerry, glibc_host, musl_host })
+    let lone = build.lone(&skerry, &glibc_host, &musl_host)?;
+    Ok(Built { target: build.target, skerry, lone, glibc_host, musl_host })
 }
 
 /// A module for the C library that a format's systems have.

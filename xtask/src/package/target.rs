@@ -16,6 +16,10 @@ pub struct Target {
     pub machine: u16,
     pub glibc_loader: &'static str,
     pub musl_loader: &'static str,
+    /// Where Debian's package of musl has its library.
+    pub musl_folder: &'static str,
+    /// qemu's name.
+    pub qemu: &'static str,
 }
 
 /// The C library that something dynamic is linked to.
@@ -71,6 +75,8 @@ pub static ALL: [Target; 3] = [
         machine: 62,
         glibc_loader: "/lib64/ld-linux-x86-64.so.2",
         musl_loader: "/lib/ld-musl-x86_64.so.1",
+        musl_folder: "x86_64-linux-musl",
+        qemu: "x86_64",
     },
     Target {
         name: "aarch64",
@@ -81,6 +87,8 @@ pub static ALL: [Target; 3] = [
         machine: 183,
         glibc_loader: "/lib/ld-linux-aarch64.so.1",
         musl_loader: "/lib/ld-musl-aarch64.so.1",
+        musl_folder: "aarch64-linux-musl",
+        qemu: "aarch64",
     },
     // Hard float, vfpv3-d16, no NEON: OpenWrt's names without a floating-point unit are left out.
     Target {
@@ -99,5 +107,7 @@ pub static ALL: [Target; 3] = [
         machine: 40,
         glibc_loader: "/lib/ld-linux-armhf.so.3",
         musl_loader: "/lib/ld-musl-armhf.so.1",
+        musl_folder: "arm-linux-musleabihf",
+        qemu: "arm",
     },
 ];

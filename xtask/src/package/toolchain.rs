@@ -23,6 +23,13 @@ struct Compiler {
     rustc: PathBuf,
 }
 
+/// What a panic does in what is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Panic {
+    Unwinds,
+    Aborts,
+}
+
 /// How one target's standard library comes about.
 #[derive(Clone, Debug)]
 struct Choice {
@@ -41,7 +48,13 @@ impl Toolchain {
     }
 
     /// `cargo zigbuild --target TRIPLE` with everything that it needs; the caller adds what to build.
-    pub fn cargo(&mut self, triple: &str, floor: Option<(u32, u32)>, flags: &[String]) -> Result<Command, String> {
+    pub fn cargo(
+        &mut self,
+        triple: &str,
+        floor: Option<(u32, u32)>,
+        flags: &[String],
+        panic: Panic,
+    ) -> Result<Command, String> {
         let choice = self.choose(triple)?;
         let mut command = cargo::cargo();
         let environment: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
@@ -59,7 +72,10 @@ impl Toolchain {
         let paths = std::env::join_paths(paths).map_err(|e| e.to_string())?;
         command.env("PATH", paths).env("CARGO", &choice.compiler.cargo).env("RUSTC", &choice.compiler.rustc);
         if choice.from_source {
-            command.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=std,panic_unwind");
+            let panic = if panic == Panic::Aborts { "panic_abort" } else { "panic_unwind" };
+            command.env("RUSTC_BOOTSTRAP", "1").arg(format!("-Zbuild-std=std,{panic}"));
+            // Without what turns addresses into lines: nothing that is packed has any.
+            command.arg("-Zbuild-std-features=optimize_for_size");
         }
         let flags: Vec<String> = flags.iter().cloned().chain(remapped(&choice.compiler)?).collect();
         command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTFLAGS");
@@ -68,21 +84,30 @@ impl Toolchain {
         Ok(command)
     }
 
-    /// The target's std in a toolchain that is there or can be had; else its library source; else the line that helps.
+    /// A library source that is its compiler's own, since what is built from it for size is a tenth smaller; else the target's
+    /// std as it is in a toolchain; else the line that helps.
     fn choose(&mut self, triple: &str) -> Result<Choice, String> {
         if let Some(choice) = self.chosen.get(triple) {
             return Ok(choice.clone());
         }
+        if !self.compilers[0].has_source() && self.compilers[0].has_std(triple) {
+            rustup(&["component", "add", "rust-src"]);
+        }
         let own = self.compilers[0].clone();
-        if !own.has_std(triple) {
+        if !own.has_source() && !own.has_std(triple) {
             rustup(&["target", "add", triple]);
         }
         let with_std = self.compilers.iter().find(|compiler| compiler.has_std(triple)).cloned();
         let choice = match with_std {
+            _ if own.has_source() => Choice { compiler: own, from_source: true },
             Some(compiler) => Choice { compiler, from_source: false },
             None => Choice { compiler: self.with_source()?, from_source: true },
         };
-        let how = if choice.from_source { "built from its library source (-Z build-std)" } else { "in the toolchain" };
+        let how = if choice.from_source {
+            "built from its library source, for size (-Z build-std)"
+        } else {
+            "in the toolchain; with `rustup component add rust-src` everything gets smaller"
+        };
         println!("toolchain: {triple}: std of {} {how}, linked by zig", choice.compiler.name);
         self.chosen.insert(triple.to_owned(), choice.clone());
         Ok(choice)

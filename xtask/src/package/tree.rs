@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::num::NonZeroU64;
 use std::path::Path;
 
 use flate2::{Compression, GzBuilder};
@@ -91,6 +92,15 @@ impl Tree {
 pub fn gzip(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut gzip = GzBuilder::new().operating_system(255).write(Vec::new(), Compression::best());
     gzip.write_all(bytes).and_then(|()| gzip.finish()).map_err(|e| e.to_string())
+}
+
+/// By zopfli, for what must be small: 4 % less, in fifty times the time. What unpacks it is the same.
+pub fn gzip_smallest(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let rounds = NonZeroU64::new(5).unwrap_or(NonZeroU64::MIN);
+    let options = zopfli::Options { iteration_count: rounds, ..zopfli::Options::default() };
+    let mut packed = Vec::new();
+    zopfli::compress(options, zopfli::Format::Gzip, bytes, &mut packed).map_err(|e| e.to_string())?;
+    Ok(packed)
 }
 
 #[cfg(test)]

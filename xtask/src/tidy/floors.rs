@@ -73,6 +73,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "runtime/src/logic/sas.rs",
             "runtime/src/logic/signature.rs",
             "xtask/src/push.rs",
+            "xtask/src/package/lone.rs",
             "tests/cloud/",
         ],
     ),

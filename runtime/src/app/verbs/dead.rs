@@ -3,8 +3,8 @@
 
 use std::io::{self, Write};
 
+use crate::io::executor::Executor;
 use serde_json::Value;
-use smol::LocalExecutor;
 
 use super::{Fault, Outcome, Target, ask, next, open, path};
 use crate::app::cli::{DeadList, DeadPurge, DeadReplay, DeadShow};
@@ -19,7 +19,7 @@ pub fn list(args: &DeadList) -> Outcome {
     let limit = args.limit.map(|limit| limit.to_string());
     let pairs = [("endpoint", args.endpoint.as_deref()), ("limit", limit.as_deref())];
     let at = format!("/dead-letters?{}", query(&pairs));
-    let executor = LocalExecutor::new();
+    let executor = Executor::new();
     smol::block_on(executor.run(async {
         let mut response = open(&executor, &target.socket, "GET", &at, Upload::Whole(Vec::new())).await?;
         let (mut out, mut rows, mut any) = (io::stdout(), Vec::new(), false);

@@ -3,8 +3,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use crate::io::executor::Executor;
 use serde_json::Value;
-use smol::LocalExecutor;
 
 use super::{Fault, Outcome, Target, ask, next, open};
 use crate::app::cli_images::Pull;
@@ -17,7 +17,7 @@ const BAR: u64 = 30;
 pub fn pull(args: &Pull) -> Outcome {
     let target = args.target();
     let at = format!("/images?reference={}", escape(&args.reference));
-    let executor = LocalExecutor::new();
+    let executor = Executor::new();
     smol::block_on(executor.run(async {
         let mut response = open(&executor, &target.socket, "POST", &at, Upload::Whole(Vec::new())).await?;
         let drawn = !target.json && io::stderr().is_terminal();

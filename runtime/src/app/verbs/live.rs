@@ -3,8 +3,8 @@
 
 use std::io::{self, Write};
 
+use crate::io::executor::Executor;
 use serde_json::Value;
-use smol::LocalExecutor;
 
 use super::{Outcome, Target, next, open, path};
 use crate::app::cli::{Logs, Tap, Trace};
@@ -34,7 +34,7 @@ fn watch(target: &Target, at: &str, query: &[(&str, Option<&str>)], text: fn(&Va
     let pairs: Vec<String> =
         query.iter().filter_map(|(key, value)| Some(format!("{key}={}", escape((*value)?)))).collect();
     let at = format!("{at}?{}", pairs.join("&"));
-    let executor = LocalExecutor::new();
+    let executor = Executor::new();
     smol::block_on(executor.run(async {
         let mut response = open(&executor, &target.socket, "GET", &at, Upload::Whole(Vec::new())).await?;
         let mut out = io::stdout();

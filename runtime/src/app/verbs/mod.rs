@@ -15,8 +15,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::io::executor::Executor;
 use serde_json::Value;
-use smol::LocalExecutor;
 
 use super::config::{SYSTEM_SOCKET, Surroundings};
 use crate::io::http::{self, Body, BodyFault, Response, Upload};
@@ -113,7 +113,7 @@ pub fn finish(outcome: Outcome, json: bool) -> ExitCode {
 
 /// One request with one JSON answer.
 pub fn ask(socket: &Path, method: &str, target: &str, body: Vec<u8>) -> Result<Value, Fault> {
-    let executor = LocalExecutor::new();
+    let executor = Executor::new();
     smol::block_on(executor.run(async {
         let mut response = open(&executor, socket, method, target, Upload::Whole(body)).await?;
         let bytes = response.body.whole(ANSWER_BYTES_MAX).await.map_err(broken)?;
@@ -123,7 +123,7 @@ pub fn ask(socket: &Path, method: &str, target: &str, body: Vec<u8>) -> Result<V
 
 /// Sends a request; the answer is good, and its body still to be read.
 async fn open(
-    executor: &LocalExecutor<'static>,
+    executor: &Executor,
     socket: &Path,
     method: &str,
     target: &str,

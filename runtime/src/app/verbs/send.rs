@@ -5,8 +5,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::io::executor::Executor;
 use serde_json::{Map, Value, json};
-use smol::LocalExecutor;
 use smol::channel::{Receiver, bounded};
 
 use super::{Fault, Outcome, next, open, path};
@@ -30,7 +30,7 @@ pub fn send(args: &Send) -> Outcome {
             (Upload::Stream(chunks), read)
         }
     };
-    let executor = LocalExecutor::new();
+    let executor = Executor::new();
     smol::block_on(executor.run(async {
         let mut response = open(&executor, &target.socket, "POST", &at, upload).await?;
         let mut out = io::stdout();
