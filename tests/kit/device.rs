@@ -209,7 +209,12 @@ impl Device {
     }
 
     pub fn tap(&self) -> Tap {
-        Tap::open(&self.socket())
+        Tap::open(&self.socket(), "/tap")
+    }
+
+    /// What a module logged, and what it logs from now on.
+    pub fn follow(&self, module: &str) -> Tap {
+        Tap::open(&self.socket(), &format!("/modules/{module}/logs?follow=true"))
     }
 
     #[track_caller]

@@ -70,20 +70,24 @@ impl Lines {
     }
 }
 
-/// A watcher of messages. What passes after it was made is seen.
+/// A watcher of messages, or of a log. What passes after it was made is seen.
 pub struct Tap {
     socket: UnixStream,
     lines: Lines,
 }
 
 impl Tap {
-    pub(crate) fn open(socket: &Path) -> Tap {
-        let (status, body) = http::open(socket, "GET", "/tap", "").expect("somebody listens");
+    pub(crate) fn open(socket: &Path, path: &str) -> Tap {
+        let (status, body) = http::open(socket, "GET", path, "").expect("somebody listens");
         assert_eq!(status, 200);
         let socket = body.socket().try_clone().expect("a descriptor");
         let lines = Lines::default();
         lines.read(body);
         Tap { socket, lines }
+    }
+
+    pub fn all(&self) -> Vec<Value> {
+        self.lines.all().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// Waits for a message that `fits`.

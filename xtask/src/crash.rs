@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::{cargo, interrupt};
+use crate::{cargo, interrupt, sim};
 
 /// What was typed.
 pub struct Wanted {
@@ -13,6 +13,14 @@ pub struct Wanted {
     pub kills: u64,
     /// First of the seeds.
     pub seed: Option<u64>,
+    /// Optimised for many, since most of the time goes into making and reading blocks.
+    pub profile: &'static str,
+}
+
+/// What every run of the tests makes: few, and others with every commit.
+pub fn some(is_quick: bool) -> Wanted {
+    let (cuts, kills) = if is_quick { (100, 0) } else { (500, 12) };
+    Wanted { cuts, kills, seed: Some(sim::of_commit()), profile: "dev" }
 }
 
 /// `true` when nothing that was acknowledged was lost.
@@ -27,24 +35,23 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
         println!("=== {} power cuts, seeds from {seed}", wanted.cuts);
         let args = ["--package", "skerry-runtime", "--lib", "store::tests::cuts"];
         let environment = [("SKERRY_CUTS", wanted.cuts.to_string()), ("SKERRY_SEED", seed.to_string())];
-        good &= test(&args, &environment)?;
+        good &= test(wanted.profile, &args, &environment)?;
     }
     if wanted.kills > 0 {
         println!("=== {} kills of the runtime, seeds from {seed}", wanted.kills);
         let args = ["--package", "skerry-tests", "--test", "life", "durable::"];
         // Three of the tests kill the runtime: one without a chain, one through it, one while it delivers.
         let each = wanted.kills.div_ceil(3).to_string();
-        good &= test(&args, &[("SKERRY_KILLS", each), ("SKERRY_SEED", seed.to_string())])?;
+        good &= test(wanted.profile, &args, &[("SKERRY_KILLS", each), ("SKERRY_SEED", seed.to_string())])?;
     }
     Ok(good)
 }
 
-fn test(args: &[&str], environment: &[(&str, String)]) -> Result<bool, String> {
+fn test(profile: &str, args: &[&str], environment: &[(&str, String)]) -> Result<bool, String> {
     interrupt::check()?;
     let begin = Instant::now();
     let mut command = cargo::cargo();
-    // Optimised, since most of the time goes into making and reading blocks.
-    command.args(["test", "--profile", "fast"]).args(args).args(["--", "--nocapture"]);
+    command.args(["test", "--quiet", "--profile", profile]).args(args).args(["--", "--nocapture"]);
     command.envs(environment.iter().map(|(name, value)| (*name, value.as_str())));
     let status = command.status().map_err(|e| format!("can't run cargo: {e}"))?;
     let took: Duration = begin.elapsed();

@@ -219,7 +219,7 @@ fn main() -> ExitCode {
         Task::Cloud(Cloud { device, module, listen, key, grace, json, stay }) => {
             cloud::run(cloud::Wanted { devices: device, modules: module, listen, key, grace_s: grace, json, stay })
         }
-        Task::Crash(Crash { cuts, kills, seed }) => crash::run(&crash::Wanted { cuts, kills, seed }),
+        Task::Crash(Crash { cuts, kills, seed }) => crash::run(&crash::Wanted { cuts, kills, seed, profile: "fast" }),
         Task::Demo(Demo { keep }) => demo::run(keep),
         Task::Sim(Sim { seeds, seed }) => sim::run(&sim::Wanted { seeds, seed }),
         Task::Package(Package { target, format, module }) => {

@@ -5,6 +5,9 @@ use std::process::Command;
 
 use crate::{cargo, interrupt};
 
+/// From so many seeds on, building it optimised is worth the minutes.
+const MANY: u64 = 5_000;
+
 /// What was typed.
 pub struct Wanted {
     pub seeds: u64,
@@ -18,15 +21,18 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
     let seed = wanted.seed.unwrap_or_else(of_commit);
     interrupt::check()?;
     let mut command = cargo::cargo();
-    command.args(["test", "--quiet", "--package", "skerry-runtime", "--lib", "--", "--nocapture"]);
-    command.arg("tests::sim::whatever_happens");
+    command.args(["test", "--quiet", "--package", "skerry-runtime", "--lib"]);
+    if wanted.seeds >= MANY {
+        command.args(["--profile", "fast"]);
+    }
+    command.args(["--", "--nocapture", "tests::sim::whatever_happens"]);
     command.env("SKERRY_SEEDS", wanted.seeds.to_string()).env("SKERRY_SEED", seed.to_string());
     let status = command.status().map_err(|e| format!("can't run cargo: {e}"))?;
     Ok(status.success())
 }
 
 /// Each commit has seeds of its own, and the same ones everywhere.
-fn of_commit() -> u64 {
+pub fn of_commit() -> u64 {
     let told = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(cargo::root()).output();
     let hash = told.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned()).unwrap_or_default();
     hash.get(..12).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(1)

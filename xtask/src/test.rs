@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::device::Device;
-use crate::{cargo, debian, demo, interrupt, new, sdk, tidy, trial};
+use crate::{cargo, crash, debian, demo, interrupt, new, sdk, sim, tidy, trial};
 
 /// What was typed.
 pub struct Wanted {
@@ -41,7 +41,7 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
     interrupt::catch()?;
     let mut run = Run { wanted, counts: Counts::default(), stages: Vec::new() };
     run.stage("fmt", |_| run_cargo(&["fmt", "--all", "--check"]));
-    run.stage("tidy", |_| if tidy::run(false)? { Ok(Outcome::Passed) } else { Err("see above".to_owned()) });
+    run.stage("tidy", |_| passed(tidy::run(false)?, "see above"));
     run.stage("clippy", |_| run_cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]));
     run.stage("unit, data and doc tests", |run| {
         install(&[("docker-registry", "docker-registry"), ("skopeo", "skopeo")])?;
@@ -55,6 +55,12 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
             "skerry-fuzz",
         ])
     });
+    // Each commit has seeds of its own; those that once failed are among the unit tests.
+    run.stage("simulation", |run| {
+        let seeds = if run.wanted.quick { 100 } else { 400 };
+        passed(sim::run(&sim::Wanted { seeds, seed: None })?, "a seed failed")
+    });
+    run.stage("crash", |run| passed(crash::run(&crash::some(run.wanted.quick))?, "something was lost"));
     run.stage("cloud", |run| {
         run.tests(&["--package", "skerry-cloud", "--lib", "--test", "vectors", "--test", "dialogue"])
     });
@@ -71,7 +77,7 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
         if run.wanted.quick {
             return Ok(Outcome::LeftOut);
         }
-        if demo::run(false)? { Ok(Outcome::Passed) } else { Err("a claim failed".to_owned()) }
+        passed(demo::run(false)?, "a claim failed")
     });
     run.stage("fuzz", |run| run.tests(&["--package", "skerry-fuzz"]));
     if wanted.packages {
@@ -187,6 +193,10 @@ fn packages(run: &mut Run<'_>) {
     for (stage, target) in [("packages: aarch64, emulated", "aarch64"), ("packages: armv7, emulated", "armv7")] {
         run.stage(stage, |_| trial::emulated(target).map(|()| Outcome::Passed));
     }
+}
+
+fn passed(good: bool, otherwise: &str) -> Result<Outcome, String> {
+    if good { Ok(Outcome::Passed) } else { Err(otherwise.to_owned()) }
 }
 
 fn run_cargo(args: &[&str]) -> Result<Outcome, String> {

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cloud_settings::{CloudSettings, Source};
-use super::settings::{self, ImageSettings, LimitSettings, RestartSettings, RouteSettings, Settings, StoreSettings};
+use super::settings::{
+    self, ImageSettings, LimitSettings, LogFileSettings, RestartSettings, RouteSettings, Settings, StoreSettings,
+};
 use crate::io::machine;
 pub use crate::model::config::*;
 use crate::model::endpoint::PRIORITY_DEFAULT;
@@ -181,6 +183,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         (name, config)
     });
     let pulls = typed.pulls.resolve(from_file);
+    let log_folder = state_folder.join("logs");
     let cloud = cloud_with(typed.cloud, place, from_file)?;
     let typed_id = flags.device.clone().or(typed.device_id);
     let cloud_id = device_in_cloud(&cloud, typed_id.as_deref())?;
@@ -204,6 +207,7 @@ pub fn resolve(typed: Settings, flags: &Flags, place: &Surroundings) -> Result<C
         manifest: from_file(typed.manifest.as_deref().unwrap_or("deployment.json")),
         control_socket: pick(&flags.control, &typed.control_socket, place.control_socket()),
         state_folder,
+        log_files: log_files_with(&typed.log_files, log_folder),
         log_level: typed.log_level.unwrap_or(log::LevelFilter::Info),
         wait_debugger: flags.wait_debugger.clone(),
     })
@@ -218,6 +222,15 @@ fn images_with(typed: ImageSettings) -> ImagesConfig {
         trust_keys,
         allow_rollback: typed.allow_rollback.unwrap_or(false),
     }
+}
+
+fn log_files_with(typed: &LogFileSettings, folder: PathBuf) -> Option<LogFilesConfig> {
+    typed.on_disk.unwrap_or(false).then(|| LogFilesConfig {
+        folder,
+        file_bytes_max: typed.file_max.unwrap_or(256 << 10),
+        files_max: typed.files.unwrap_or(4) as u32,
+        total_bytes_max: typed.total_max.unwrap_or(32 << 20),
+    })
 }
 
 fn restart_with(typed: &RestartSettings) -> RestartConfig {

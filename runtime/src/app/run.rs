@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::io::executor::Executor;
@@ -32,6 +33,7 @@ use crate::tasks::board::{Board, Order, Provisioned};
 use crate::tasks::deployment;
 pub(super) use crate::tasks::deployment::configured_routes as route_table;
 use crate::tasks::identities::Wakes;
+use crate::tasks::log_writer::{self, LogWriter};
 use crate::tasks::mailbox::Call;
 use crate::tasks::port::{self, Port};
 use crate::tasks::pulls::Pulls;
@@ -118,6 +120,7 @@ async fn serve(
     let control_socket = config.control_socket.clone();
     let proved = Rc::new(Proved::open(&config.state_folder));
     let pulls = Pulls::new(images.clone(), &config, Rc::clone(&proved), Arc::clone(&certain));
+    let (logs, log_thread) = start_logs(&config)?;
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),
         proved,
@@ -132,6 +135,7 @@ async fn serve(
         board,
         images,
         pulls,
+        logs: logs.clone(),
         senders: RefCell::default(),
         wear: RefCell::new(Wear::new(hub_port.now().mono, hub_port.now().wall)),
         executor: Rc::clone(&executor),
@@ -161,6 +165,8 @@ async fn serve(
     stop(&world, jobs).await;
     drop(world);
     let _ = storage.join();
+    logs.iter().for_each(|logs| logs.close());
+    log_thread.map(|thread| thread.join());
     Ok(())
 }
 
@@ -213,6 +219,13 @@ fn start_storage(store: Store, config: &Config, options: Options) -> Result<Stor
     let reopen = move |acknowledged| Store::reopen(&folder, &options, acknowledged);
     let thread = thread.spawn(move || storage::run(store, reopen, job_queue, done));
     Ok((jobs, dones, thread.map_err(|e| format!("can't start the storage thread: {e}"))?))
+}
+
+/// Who writes what modules log, if that is wanted.
+fn start_logs(config: &Config) -> Result<(Option<LogWriter>, Option<JoinHandle<()>>), String> {
+    let Some(files) = config.log_files.clone() else { return Ok((None, None)) };
+    let (writer, thread) = log_writer::start(files).map_err(|e| format!("can't start the thread of logs: {e}"))?;
+    Ok((Some(writer), Some(thread)))
 }
 
 /// The way to the cloud, if any identity has one.

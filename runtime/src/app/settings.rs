@@ -50,6 +50,7 @@ pub struct Settings {
     pub state_folder: Option<String>,
     pub control_socket: Option<String>,
     pub log_level: Option<log::LevelFilter>,
+    pub log_files: LogFileSettings,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,6 +62,10 @@ pub struct InstanceSettings {
     pub limits: LimitSettings,
     pub desired: Option<Map<String, Value>>,
 }
+
+/// Below this a file of logs is not worth its name.
+const LOG_FILE_BYTES_MIN: u64 = 16 * 1024;
+const LOG_FILES_MAX: u64 = 100;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImageSettings {
@@ -99,6 +104,14 @@ pub struct StoreSettings {
     pub max_refusals: Option<u16>,
     pub at_quota: Option<AtQuota>,
     pub allow_volatile_state: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogFileSettings {
+    pub on_disk: Option<bool>,
+    pub file_max: Option<u64>,
+    pub files: Option<u64>,
+    pub total_max: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -144,6 +157,7 @@ pub fn read(file: &str, source: &str, check_route: RouteCheck) -> Result<Setting
         use log::LevelFilter::{Debug, Error, Info, Trace, Warn};
         let words = [("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)];
         settings.log_level = table.one_of("level", &words);
+        settings.log_files = log_files(table);
     });
     root.end();
     let lines = faults.into_lines();
@@ -189,6 +203,15 @@ fn modules(settings: &mut Settings, table: &mut Table<'_, '_>) {
             settings.instances.insert(name.to_owned(), instance);
             inner.end();
         }
+    }
+}
+
+fn log_files(table: &mut Table<'_, '_>) -> LogFileSettings {
+    LogFileSettings {
+        on_disk: table.one_of("modules", &[("memory", false), ("disk", true)]),
+        file_max: table.bytes("file_max", LOG_FILE_BYTES_MIN),
+        files: table.whole("files", 1..=LOG_FILES_MAX),
+        total_max: table.bytes("total_max", LOG_FILE_BYTES_MIN),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod image;
 pub mod image_book;
 pub mod images;
 pub mod kernel;
+pub mod log_files;
 pub mod machine;
 #[cfg(any(target_env = "musl", test))]
 pub mod memory;

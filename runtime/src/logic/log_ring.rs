@@ -15,13 +15,19 @@ pub struct LogLine {
     pub text: String,
 }
 
+const LEVELS: [&str; 6] = ["output", "error", "warn", "info", "debug", "trace"];
+
 impl LogLine {
     fn bytes(&self) -> usize {
         self.stream.len() + self.text.len() + size_of::<LogLine>()
     }
 
     pub fn level_name(&self) -> &'static str {
-        ["output", "error", "warn", "info", "debug", "trace"].get(usize::from(self.level)).unwrap_or(&"trace")
+        LEVELS.get(usize::from(self.level)).unwrap_or(&"trace")
+    }
+
+    pub fn level_named(name: &str) -> Option<u8> {
+        LEVELS.iter().position(|level| *level == name).map(|level| level as u8)
     }
 }
 
@@ -29,6 +35,13 @@ pub struct LogRing {
     lines: VecDeque<LogLine>,
     bytes: usize,
     bytes_max: usize,
+}
+
+/// The newest `tail` lines that are not older than `since`, oldest first.
+pub fn select(mut lines: Vec<LogLine>, since: Option<Wall>, tail: Option<usize>) -> Vec<LogLine> {
+    lines.retain(|line| since.is_none_or(|since| line.at >= since));
+    let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+    lines.split_off(skip)
 }
 
 impl LogRing {
@@ -44,11 +57,9 @@ impl LogRing {
         }
     }
 
-    /// The newest `tail` lines that are not older than `since`, oldest first.
-    pub fn select(&self, since: Option<Wall>, tail: Option<usize>) -> Vec<&LogLine> {
-        let new: Vec<&LogLine> = self.lines.iter().filter(|l| since.is_none_or(|s| l.at >= s)).collect();
-        let skip = tail.map_or(0, |tail| new.len().saturating_sub(tail));
-        new.into_iter().skip(skip).collect()
+    /// Oldest first.
+    pub fn lines(&self) -> Vec<LogLine> {
+        self.lines.iter().cloned().collect()
     }
 
     /// Everything as text, for a crash report.
@@ -70,10 +81,10 @@ mod tests {
     fn the_oldest_lines_go_and_the_rest_can_be_chosen() {
         let mut ring = LogRing::new(10 * line(10).bytes());
         (0..100).for_each(|at| ring.push(line(at)));
-        let all = ring.select(None, None);
+        let all = select(ring.lines(), None, None);
         assert_eq!((all.len(), all[0].at), (10, Wall(90)));
-        assert_eq!(ring.select(Some(Wall(95)), None).len(), 5);
-        assert_eq!(ring.select(Some(Wall(95)), Some(2))[0].at, Wall(98));
+        assert_eq!(select(ring.lines(), Some(Wall(95)), None).len(), 5);
+        assert_eq!(select(ring.lines(), Some(Wall(95)), Some(2))[0].at, Wall(98));
         assert!(ring.text().ends_with("1970-01-01T00:00:00.099Z info s: line 99\n"));
     }
 }

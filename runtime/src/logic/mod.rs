@@ -7,6 +7,7 @@ pub mod connection_string;
 pub mod dialect;
 pub mod hub;
 pub mod log_ring;
+pub mod log_text;
 pub mod manifest;
 pub mod message_json;
 pub mod metrics;

@@ -129,6 +129,10 @@ fn ago_ms(text: &str) -> Option<i64> {
 }
 
 impl Request {
+    pub fn asks_for(&self, module: &str) -> bool {
+        self.of(module).is_some()
+    }
+
     /// Whether this module is asked for, and by which item first.
     fn of(&self, module: &str) -> Option<&Item> {
         self.items.iter().find(|item| item.id.is_match(module))

@@ -34,8 +34,22 @@ pub struct Config {
     pub state_folder: PathBuf,
     pub control_socket: PathBuf,
     pub log_level: log::LevelFilter,
+    /// Of modules, beside what is kept in memory; absent: nothing is written.
+    pub log_files: Option<LogFilesConfig>,
     /// Instances whose host waits for a debugger before it opens the image.
     pub wait_debugger: Vec<String>,
+}
+
+/// Files with what modules log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilesConfig {
+    pub folder: PathBuf,
+    /// Of one file; then the next one begins.
+    pub file_bytes_max: u64,
+    /// Of one instance, the newest included.
+    pub files_max: u32,
+    /// Of all together; the oldest go.
+    pub total_bytes_max: u64,
 }
 
 /// The way to the cloud. Without identities there is none.

@@ -299,7 +299,8 @@ impl Agent {
         let (orders, receiver) = smol::channel::bounded(ORDERS_MAX);
         let told = Told { version: version.clone(), running: target.spec.running, order: target.spec.startup_order };
         let now = self.world.port.now();
-        let slot = Rc::new(Slot::new(name, Rc::clone(image), told, target.spec.policy, orders, now));
+        let slot =
+            Rc::new(Slot::new(name, Rc::clone(image), told, target.spec.policy, orders, now, self.world.logs.clone()));
         self.world.board.slots.borrow_mut().insert(name.to_owned(), Rc::clone(&slot));
         let _ = self.world.came.try_send(());
         self.world.executor.spawn(instance::run(Rc::clone(&self.world), slot, receiver)).detach();

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
+use super::board::Slot;
 use super::mailbox::Refusal;
 use super::orders;
 use super::system::SystemCall;
@@ -18,8 +19,13 @@ use crate::model::limits::METHOD_BYTES_MAX;
 type Fault = (i32, String);
 
 pub fn agent(world: &Rc<World>, call: SystemCall) {
-    let answer = agent_answer(world, &call.name, &call.payload);
-    finish(call, answer);
+    let inner = Rc::clone(world);
+    // Logs may come from files, and nobody waits for those.
+    let task = async move {
+        let answer = agent_answer(&inner, &call.name, &call.payload).await;
+        finish(call, answer);
+    };
+    world.executor.spawn(task).detach();
 }
 
 pub fn hub(call: SystemCall) {
@@ -46,7 +52,7 @@ fn finish(call: SystemCall, answer: Result<Value, Fault>) {
     call.answer(status, body);
 }
 
-fn agent_answer(world: &Rc<World>, name: &str, payload: &[u8]) -> Result<Value, Fault> {
+async fn agent_answer(world: &Rc<World>, name: &str, payload: &[u8]) -> Result<Value, Fault> {
     let bad = |message: String| (400, message);
     let payload = match payload {
         [] => Value::Null,
@@ -60,7 +66,7 @@ fn agent_answer(world: &Rc<World>, name: &str, payload: &[u8]) -> Result<Value, 
             orders::restart(world, id).map_err(fault)?;
             Ok(Value::Null)
         }
-        "getmodulelogs" => logs(world, &payload).map_err(bad),
+        "getmodulelogs" => logs(world, &payload).await.map_err(bad),
         "uploadmodulelogs" | "uploadsupportbundle" | "gettaskstatus" => {
             Err(bad(format!("{name} is not offered here: GetModuleLogs answers with the logs themselves")))
         }
@@ -72,14 +78,17 @@ fn fault(refusal: Refusal) -> Fault {
     (if refusal.status >= 500 { 500 } else { 400 }, refusal.message)
 }
 
-fn logs(world: &World, payload: &Value) -> Result<Value, String> {
+async fn logs(world: &World, payload: &Value) -> Result<Value, String> {
     let request = module_logs::parse(payload, world.port.now().wall)?;
     let hub = world.board.uplinks.borrow().values().next().map_or_else(String::new, |uplink| uplink.host.clone());
     let mut answers = Vec::new();
-    for slot in world.board.slots.borrow().values() {
-        let ring = slot.log.borrow();
-        let lines = ring.select(None, None);
-        let Some(text) = request.text(&world.config.device_id, &hub, &slot.name, &lines) else { continue };
+    let slots: Vec<Rc<Slot>> = world.board.slots.borrow().values().cloned().collect();
+    for slot in slots.iter().filter(|slot| request.asks_for(&slot.name)) {
+        let lines = slot.logged().await;
+        let Some(text) = request.text(&world.config.device_id, &hub, &slot.name, &lines.iter().collect::<Vec<_>>())
+        else {
+            continue;
+        };
         let (text, bytes) =
             if request.gzip { (None, Some(to_base64(&gzip::pack(text.as_bytes())))) } else { (Some(text), None) };
         answers.push(json!({"id": slot.name, "payload": text, "payloadBytes": bytes}));

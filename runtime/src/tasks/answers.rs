@@ -12,6 +12,7 @@ use super::mailbox::{Answer, Ask, Call, Refusal, Removal};
 use super::storage::Job;
 use super::world::World;
 use super::{dead_letters, depot, methods, metrics, orders, taps, traces, views};
+use crate::logic::log_ring;
 use crate::logic::routing;
 use crate::logic::twin::Twin;
 use crate::model::time::Wall;
@@ -46,7 +47,7 @@ async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> 
         Ask::Deploy { manifest, dry_run } => orders::deploy(world, manifest, dry_run).await.map(Answer::Json),
         Ask::Withdraw => orders::withdraw(world).map(Answer::Json),
         Ask::Method { module, name, payload, timeout_ms } => method(world, &module, &name, &payload, timeout_ms).await,
-        Ask::Logs { module, since_ms, tail, follow } => logs(world, &module, since_ms, tail, follow),
+        Ask::Logs { module, since_ms, tail, follow } => logs(world, &module, since_ms, tail, follow).await,
         Ask::Tap { from, condition } => tap(world, from, condition),
         Ask::Trace { source, output, id, limit } => Ok(traces::newest(world, source, output, id, limit)),
         Ask::DeadLetters { endpoint, limit } => dead_letters::list(world, jobs, endpoint, limit).await,
@@ -110,23 +111,35 @@ async fn method(world: &World, module: &str, name: &str, payload: &[u8], timeout
     Ok(Answer::Raw { status: u16::try_from(status).unwrap_or(500), body })
 }
 
-fn logs(
-    world: &World,
+async fn logs(
+    world: &Rc<World>,
     module: &str,
     since_ms: Option<i64>,
     tail: Option<usize>,
     follow: bool,
 ) -> Result<Answer, Refusal> {
     let slot = world.slot(module)?;
-    let ring = slot.log.borrow();
-    let lines = ring.select(since_ms.map(Wall), tail);
-    let (to, from) = smol::channel::bounded(lines.len() + LINES_MAX);
-    for line in lines {
-        let _ = to.try_send(line_json(line));
-    }
+    let (live, later) = smol::channel::bounded(LINES_MAX);
+    // In one step, so that no line is told twice or missed.
+    let logged = slot.logged();
     if follow {
-        slot.followers.borrow_mut().push(to);
+        slot.followers.borrow_mut().push(live);
     }
+    let lines = log_ring::select(logged.await, since_ms.map(Wall), tail);
+    let (to, from) = smol::channel::bounded(LINES_MAX);
+    let told = async move {
+        for line in lines {
+            if to.send(line_json(&line)).await.is_err() {
+                return;
+            }
+        }
+        while let Ok(line) = later.recv().await {
+            if to.send(line).await.is_err() {
+                return;
+            }
+        }
+    };
+    world.executor.spawn(told).detach();
     Ok(Answer::Lines(from))
 }
 

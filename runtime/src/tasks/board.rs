@@ -4,11 +4,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 use smol::channel::{Receiver, Sender};
 
 use super::deployment::Deployment;
+use super::log_writer::LogWriter;
 use super::system::SeatEnds;
 use crate::io::assignment::Assigned;
 use crate::logic::hub::{LinkIx, Tapped};
@@ -124,6 +126,8 @@ pub struct Slot {
     pub ending: Cell<bool>,
     pub orders: Sender<Order>,
     pub log: RefCell<LogRing>,
+    /// Where lines go as well, under the instance's name.
+    pub files: Option<(Arc<str>, LogWriter)>,
     /// Who follows the log.
     pub followers: RefCell<Vec<Sender<Value>>>,
     /// Method calls without an answer.
@@ -144,8 +148,10 @@ impl Slot {
         policy: RestartPolicy,
         orders: Sender<Order>,
         now: Now,
+        files: Option<LogWriter>,
     ) -> Slot {
         Slot {
+            files: files.map(|files| (name.into(), files)),
             name: name.to_owned(),
             image: RefCell::new(image),
             setup: RefCell::new(Rc::new(told.version.setup.clone())),
@@ -227,7 +233,22 @@ impl Slot {
             // Who reads too slowly misses lines rather than holding up the module.
             followers.retain(|f| !f.is_closed() && !matches!(f.try_send(value.clone()), Err(e) if e.is_closed()));
         }
+        if let Some((name, files)) = &self.files {
+            files.write(name, &line);
+        }
         self.log.borrow_mut().push(line);
+    }
+
+    /// What it logged: all that is in its files, or else the last lines that are in memory. What is logged after the call is not in it,
+    /// whenever the answer is waited for.
+    pub fn logged(&self) -> impl Future<Output = Vec<LogLine>> + use<> {
+        let asked = self.files.as_ref().filter(|(_, files)| files.problem().is_none());
+        let asked = asked.and_then(|(name, files)| files.read(name));
+        let memory: Vec<LogLine> = self.log.borrow().lines();
+        async move {
+            let Some(asked) = asked else { return memory };
+            asked.recv().await.ok().and_then(Result::ok).unwrap_or(memory)
+        }
     }
 }
 

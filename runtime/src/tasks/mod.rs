@@ -13,6 +13,7 @@ pub mod dropins;
 pub mod identities;
 pub mod instance;
 pub mod life;
+pub mod log_writer;
 pub mod mailbox;
 pub mod methods;
 pub mod metrics;

@@ -89,6 +89,7 @@ fn warnings(world: &World, no_route: u64, letters_dropped: u64) -> Vec<String> {
             .push(format!("{letters_dropped} dead letters were dropped for newer ones: replay or purge them in time"));
     }
     warnings.extend(without_identity(world));
+    warnings.extend(world.logs.as_ref().and_then(|logs| logs.problem()));
     let asked = world.board.asked.borrow();
     warnings
         .extend(asked.iter().filter_map(|(name, asked)| Some(format!("instance {name}: {}", problem(world, asked)?))));

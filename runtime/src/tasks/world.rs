@@ -35,6 +35,8 @@ pub struct World {
     pub images: Images,
     pub pulls: super::pulls::Pulls,
     pub proved: Rc<Proved>,
+    /// Absent: what modules log is in memory only.
+    pub logs: Option<super::log_writer::LogWriter>,
     pub keys: Keys,
     /// The best guess at the time where the clock is behind.
     pub floor: Arc<TimeFloor>,

@@ -6,6 +6,7 @@ mod crash;
 mod dead_letters;
 mod durable;
 mod excess;
+mod logs;
 mod operate;
 mod seeing;
 mod twin;

@@ -5,8 +5,10 @@ use skerry_abi::wire::frame::{self, FromHost, ToHost};
 use skerry_abi::wire::record::{Record, System, Writer};
 use skerry_fuzz::{fuzz, fuzz_text};
 use skerry_runtime::io::{elf, image};
-use skerry_runtime::logic::block::Block;
+use skerry_runtime::logic::block::{Block, BlockWriter, Goes};
 use skerry_runtime::logic::{message_json, routing};
+use skerry_runtime::model::endpoint::Source;
+use skerry_runtime::model::time::{Age, Wall};
 
 fn record() -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -65,7 +67,19 @@ fn messages_as_json() {
 
 #[test]
 fn blocks() {
-    fuzz("blocks", &[&[0; 64], &record()], |bytes| drop(Block::parse(bytes)));
+    let mut writer = BlockWriter::default();
+    let source = Source { module: "a".into(), output: "out".into() };
+    let goes = [Goes { queue: 1, expiry: Age::NEVER }, Goes { queue: 7, expiry: Age(9) }];
+    for seq in 1..4 {
+        writer.push(seq, &source, Wall(seq as i64), &goes, &record());
+    }
+    let block = writer.finish();
+    fuzz("blocks", &[&block, &record()], |bytes| {
+        let Ok(block) = Block::parse(bytes) else { return };
+        let _ = block.for_each(|message| {
+            let _ = (message.goes().count(), Record::parse(message.record).is_ok());
+        });
+    });
 }
 
 #[test]

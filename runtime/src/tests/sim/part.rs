@@ -1,7 +1,8 @@
 //! A module as its host behaves: takes messages in order, gives back what follows a refused one, keeps to its credit.
 //! Also the way to the cloud, which pauses and keeps what it has. Must never break a rule of the link.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::oracle::{Q, Uid};
 use crate::logic::hub::LinkIx;
@@ -78,11 +79,30 @@ impl Part {
     }
 }
 
+thread_local! {
+    /// The last bodies, since each message is looked at a dozen times.
+    static BODIES: RefCell<HashMap<(Uid, u64), Vec<u8>>> = RefCell::default();
+}
+
+/// Bodies that are kept.
+const BODIES_MAX: usize = 1_000;
+
 /// A message: its number, and bytes that follow from it.
 pub fn record(uid: Uid, length: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut writer = Writer::new(&mut bytes);
     writer.application("k", Some(if uid.is_multiple_of(4) { "0" } else { "1" }));
+    BODIES.with_borrow_mut(|bodies| {
+        if bodies.len() >= BODIES_MAX {
+            bodies.clear();
+        }
+        let body = bodies.entry((uid, length)).or_insert_with(|| body(uid, length));
+        writer.finish(body).expect("few properties");
+    });
+    bytes
+}
+
+fn body(uid: Uid, length: u64) -> Vec<u8> {
     let mut body = uid.to_le_bytes().to_vec();
     let noisy = uid.is_multiple_of(3);
     let mut state = uid;
@@ -90,8 +110,7 @@ pub fn record(uid: Uid, length: u64) -> Vec<u8> {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         if noisy { (state >> 56) as u8 } else { (uid as u8).wrapping_add((at / 16) as u8) }
     }));
-    writer.finish(&body).expect("few properties");
-    bytes
+    body
 }
 
 /// The number of the message, if its bytes are what they were.

@@ -12,6 +12,8 @@ pub struct Plan {
     pub calm: bool,
     /// Power cuts and kills of the runtime.
     pub cuts: bool,
+    /// Some of those cuts are kills of the runtime in the midst of a job of the disk, whose cache goes on.
+    pub kills: bool,
     /// Operations of the disk that fail.
     pub failures: bool,
     /// The file system is full at times.
@@ -35,12 +37,15 @@ pub struct Plan {
 
 impl Plan {
     pub fn draw(dice: &mut Dice) -> Plan {
+        // By the seed and not by a draw: the seeds that once found something go on as they did.
+        let kills = dice.0 % 4 == 3;
         let calm = dice.chance(16);
         let mut on = |one_in| dice.chance(one_in) && !calm;
         let tight = on(4);
         Plan {
             calm,
             cuts: on(2),
+            kills,
             failures: on(3),
             fills: on(6),
             tight,

@@ -159,7 +159,12 @@ impl World {
             self.stored(commit, &result.expect("the storage thread answers"));
         }
         if self.disk.is_off() {
-            self.fall(true);
+            let power = !(self.plan.kills && self.dice.chance(2));
+            self.fall(power);
+            // What is read back after a kill may never have been synced; from then on it is kept like everything else.
+            if !power && self.dice.chance(2) && self.start() {
+                self.fall(true);
+            }
         }
         if self.quiet_at.is_none() && self.runtime.as_ref().is_some_and(super::runtime::Runtime::is_idle) {
             self.quiet_at = Some(self.disk.counts().0);
