@@ -148,7 +148,6 @@ async fn serve(
     });
     deployment::restore(&world, deployed.as_ref());
     warn_at_start(&world);
-
     executor.spawn(port::run_timer(Rc::clone(&hub_port), rearmed)).detach();
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
