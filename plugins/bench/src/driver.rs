@@ -1,32 +1,44 @@
 //! The measurements: a thread that keeps a window of receipts, a ring of messages that go round, a sink that counts.
 //! Must never grow with the number of messages beyond what a result needs.
 
-use std::{collections::VecDeque, time::Instant};
+use std::collections::VecDeque;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use skerry_abi::{Context, Message, Receipt, Result, SendError};
+use skerry_abi::{Context, Durability, Message, Receipt, Result, SendError};
+
+use super::Settings;
 
 /// Sends from a thread; reports when the last message is safe.
-pub fn thread(cx: &Context, count: u64, bytes: usize, window: usize, noise: bool) -> Result {
+pub fn thread(cx: &Context, settings: Settings) -> Result {
+    let Settings { count, bytes, window, noise, pause_ms, .. } = settings;
     let own = cx.clone();
     cx.spawn("driver", move || {
         let mut message = Message::new(vec![b'x'; bytes]);
-        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+        let pool = if noise { random(NOISE_BYTES + bytes) } else { Vec::new() };
         let mut receipts: VecDeque<Receipt> = VecDeque::with_capacity(window);
         let begin = Instant::now();
-        for _ in 0..count {
+        for n in 0..count as usize {
             if noise {
-                message = Message::new(random(&mut seed, bytes));
+                let at = n * bytes % NOISE_BYTES;
+                message = Message::new(&pool[at..at + bytes]);
             }
             if receipts.len() >= window.max(1)
                 && let Some(oldest) = receipts.pop_front()
             {
                 oldest.wait()?;
             }
-            match own.send("ping", &message) {
+            // Noise is for the disk: the last one has no company to wait for there.
+            let is_last = noise && n + 1 == count as usize;
+            let durability = if is_last { Durability::Now } else { Durability::Batched };
+            match own.send_with("ping", &message, durability) {
                 Ok(receipt) => receipts.push_back(receipt),
                 Err(SendError::Stopping) => return Ok(()),
                 Err(error) => return Err(error.into()),
+            }
+            if pause_ms > 0 {
+                sleep(Duration::from_millis(pause_ms));
             }
         }
         for receipt in receipts {
@@ -42,12 +54,16 @@ pub fn thread(cx: &Context, count: u64, bytes: usize, window: usize, noise: bool
     Ok(())
 }
 
+/// Bytes after which noise repeats itself: several blocks of the store.
+const NOISE_BYTES: usize = 1 << 20;
+
 /// Bytes that no compression makes shorter: xorshift64.
-fn random(seed: &mut u64, bytes: usize) -> Vec<u8> {
+fn random(bytes: usize) -> Vec<u8> {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let words = std::iter::repeat_with(|| {
-        *seed ^= *seed << 13;
-        *seed ^= *seed >> 7;
-        *seed ^= *seed << 17;
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
         seed.to_le_bytes()
     });
     words.flatten().take(bytes).collect()

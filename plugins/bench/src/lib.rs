@@ -15,11 +15,13 @@ use driver::{Ring, Sink};
 #[serde(default)]
 pub struct Settings {
     run: Run,
-    count: u64,
-    bytes: usize,
-    window: usize,
-    /// Bodies that do not compress, made anew for each message; for `thread`.
-    noise: bool,
+    pub count: u64,
+    pub bytes: usize,
+    pub window: usize,
+    /// Bodies that do not compress; for `thread`.
+    pub noise: bool,
+    /// Between two messages, ms; for `thread`.
+    pub pause_ms: u64,
 }
 
 #[derive(Clone, Copy, Deserialize, PartialEq, Serialize)]
@@ -36,7 +38,7 @@ enum Run {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { run: Run::None, count: 100_000, bytes: 256, window: 256, noise: false }
+        Settings { run: Run::None, count: 100_000, bytes: 256, window: 256, noise: false, pause_ms: 0 }
     }
 }
 
@@ -109,13 +111,13 @@ impl Module for Bench {
 
 impl Bench {
     fn run(&mut self, cx: &Context) -> Result {
-        let Settings { run, count, bytes, window, noise } = self.settings.clone();
+        let Settings { run, count, bytes, window, .. } = self.settings;
         if run != Run::None {
             cx.twin().report(&json!({ "result": null }))?;
         }
         match run {
             Run::None => {}
-            Run::Thread => driver::thread(cx, count, bytes, window, noise)?,
+            Run::Thread => driver::thread(cx, self.settings.clone())?,
             Run::Loop => self.ring = Some(Ring::start(cx, count, bytes, window)?),
             Run::One => self.ring = Some(Ring::start(cx, count, bytes, 1)?),
         }

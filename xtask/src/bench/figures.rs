@@ -16,57 +16,14 @@ const BYTES: usize = 256;
 const WINDOW: u64 = 256;
 /// Messages of a run: a second or two on a slow machine.
 const HOP_COUNT: u64 = 1_000_000;
-const HOP_COUNT_PEER: u64 = 100_000;
-const STORE_COUNT: u64 = 200_000;
 const ECHO_COUNT: u64 = 20_000;
 const WARM_UP: u64 = 20_000;
-
-/// Module process -> hub -> module process, acknowledged on both sides.
-pub fn hop_256(setting: &Setting) -> Result<Vec<Figure>, String> {
-    let mut device = ours::device(&setting.built)?;
-    let peer = Mosquitto::start()?;
-    ours::run(&mut device, "thread", WARM_UP, BYTES, WINDOW)?;
-    peer.hop(WARM_UP, BYTES, WINDOW)?;
-    let (mut runs, mut theirs) = (Vec::new(), Vec::new());
-    for run in 0..setting.runs as u64 {
-        interrupt::check()?;
-        // Each run has a count of its own, by which its result is known.
-        let result = ours::run(&mut device, "thread", HOP_COUNT + run, BYTES, WINDOW)?;
-        runs.push(of(&result, "messages_per_s")?);
-        theirs.push(peer.hop(HOP_COUNT_PEER, BYTES, WINDOW)?);
-    }
-    let peer = Some(Peer { name: mosquitto::NAME, runs: theirs });
-    Ok(vec![Figure { name: "hop_256", unit: "msgs/s", better: Better::Higher, runs, peer, more: Vec::new() }])
-}
 
 /// One run of the hop, messages a second.
 pub fn hop_rate(built: &Path) -> Result<f64, String> {
     let mut device = ours::device(built)?;
     ours::run(&mut device, "thread", WARM_UP, BYTES, WINDOW)?;
     of(&ours::run(&mut device, "thread", HOP_COUNT / 2, BYTES, WINDOW)?, "messages_per_s")
-}
-
-/// To a module that is switched off: each message is acknowledged when it is on the disk. The credit is the window, so that a sender that
-/// waits is seen to wait, and not left to the flush interval. Messages a second.
-pub fn store_rate(built: &Path) -> Result<f64, String> {
-    let config = r#"
-[device]
-id = "bench"
-[modules]
-autostart = false
-[modules.source]
-image = "bench"
-[modules.sink]
-image = "bench"
-enabled = false
-[store]
-credit_messages = 256
-[routes]
-to_sink = 'FROM /messages/modules/source/outputs/ping INTO BrokeredEndpoint("/modules/sink/inputs/sink")'
-"#;
-    let mut device = ours::started(built, config, &["bench"], &["source"])?;
-    ours::run(&mut device, "thread", WARM_UP, BYTES, WINDOW)?;
-    of(&ours::run(&mut device, "thread", STORE_COUNT, BYTES, WINDOW)?, "messages_per_s")
 }
 
 /// Of the runtime with one instance, MB.
@@ -215,6 +172,7 @@ fn delivered(device: &Device) -> Result<u64, String> {
     Ok(queues.filter_map(|queue| queue["delivered"].as_u64()).sum())
 }
 
-fn of(result: &Value, name: &str) -> Result<f64, String> {
+/// A number of the driver's result.
+pub fn of(result: &Value, name: &str) -> Result<f64, String> {
     result[name].as_f64().ok_or_else(|| format!("the result has no {name}: {result}"))
 }

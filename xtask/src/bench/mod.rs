@@ -3,10 +3,13 @@
 
 mod cloud;
 mod figures;
+mod hop;
 mod mosquitto;
 mod mqtt;
 mod ours;
+mod redis;
 mod store;
+mod stored;
 mod upstream;
 
 use std::path::{Path, PathBuf};
@@ -40,13 +43,21 @@ pub enum Better {
 /// A measurement: its name for `--only`, and what makes one or more figures of it.
 type Measurement = (&'static str, fn(&Setting) -> Result<Vec<Figure>, String>);
 
-const MEASUREMENTS: [Measurement; 13] = [
-    ("hop_256", figures::hop_256),
+const MEASUREMENTS: [Measurement; 21] = [
+    ("hop_256", hop::hop_256),
+    ("hop_1k", hop::hop_1k),
+    ("hop_16k", hop::hop_16k),
+    ("fanout_8", hop::fanout_8),
     ("echo_256", figures::echo_256),
     ("idle_pss", figures::idle_pss),
     ("start_ms", figures::start_ms),
     ("idle_writes", figures::idle_writes),
     ("store_256", store::store_256),
+    ("stored_256", stored::stored_256),
+    ("write_amplification_1hz", stored::amplification_slow),
+    ("drain_256", stored::drain_256),
+    ("rss_backlog", stored::rss_backlog),
+    ("route_eval", store::route_eval),
     ("reopen_1gib", store::reopen_1gib),
     ("upstream_256", upstream::upstream_256),
     ("uplink_pss", upstream::uplink_pss),
@@ -60,7 +71,7 @@ const MEASUREMENTS: [Measurement; 13] = [
 type OfBuild = (&'static str, &'static str, fn(&Path) -> Result<f64, String>);
 pub const OF_THE_RUNTIME: [OfBuild; 4] = [
     ("hop_256", "msgs/s", figures::hop_rate),
-    ("store_256, one module", "msgs/s", figures::store_rate),
+    ("store_256, one module", "msgs/s", stored::store_rate),
     ("idle_pss_runtime", "MB", figures::runtime_pss),
     ("idle_pss_instance", "MB", figures::instance_pss),
 ];
@@ -90,7 +101,7 @@ pub fn run(wanted: &Wanted<'_>) -> Result<bool, String> {
         let names: Vec<&str> = MEASUREMENTS.iter().map(|(name, _)| *name).collect();
         return Err(format!("no figure begins with that name; there are {}", names.join(", ")));
     }
-    let built = cargo::build(wanted.profile, &["skerry-runtime", "skerry-bench", "skerry-filter"])?;
+    let built = cargo::build(wanted.profile, &["skerry-runtime", "skerry-bench", "skerry-filter", "skerry-sysinfo"])?;
     let setting = Setting { built, profile: wanted.profile.to_owned(), runs: wanted.runs.max(1) };
     let mut all = true;
     for (name, measure) in chosen {

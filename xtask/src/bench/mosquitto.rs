@@ -10,19 +10,22 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::mqtt::{Client, Packet};
-use crate::{debian, interrupt};
+use crate::{cargo, debian, interrupt};
 
 pub const NAME: &str = "mosquitto QoS 1";
+pub const SAVED: &str = "mosquitto QoS 1, saved at every change";
 
 pub struct Mosquitto {
     child: Child,
     port: u16,
     _folder: TempDir,
+    /// Where it saves, if it does.
+    store: Option<TempDir>,
 }
 
 impl Mosquitto {
     pub fn start() -> Result<Mosquitto, String> {
-        Mosquitto::start_with("")
+        Mosquitto::start_with("persistence false\n")
     }
 
     /// With more behind its configuration.
@@ -33,7 +36,7 @@ impl Mosquitto {
         // Free a moment ago; whoever takes it in between makes the start fail, and says so.
         let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).map_err(fault)?.port();
         let config = format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n\
+            "listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n\
              max_inflight_messages 1000\nmax_queued_messages 0\nlog_type error\n{more}"
         );
         let file = folder.path().join("mosquitto.conf");
@@ -41,7 +44,7 @@ impl Mosquitto {
         let mut command = Command::new(program());
         command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().map_err(fault)?;
-        let mosquitto = Mosquitto { child, port, _folder: folder };
+        let mosquitto = Mosquitto { child, port, _folder: folder, store: None };
         let deadline = Instant::now() + Duration::from_secs(5);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             interrupt::check()?;
@@ -53,19 +56,60 @@ impl Mosquitto {
         Ok(mosquitto)
     }
 
+    /// At its strongest: the whole store is written anew at each change.
+    pub fn start_synced() -> Result<Mosquitto, String> {
+        let folder = cargo::target_folder();
+        let place = tempfile::Builder::new().prefix("mosquitto-").tempdir_in(folder).map_err(|e| e.to_string())?;
+        let more = format!(
+            "persistence true\npersistence_location {}/\nautosave_on_changes true\nautosave_interval 1\nuser root\n",
+            place.path().display()
+        );
+        let mut mosquitto = Mosquitto::start_with(&more)?;
+        mosquitto.store = Some(place);
+        Ok(mosquitto)
+    }
+
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }
 
-    /// Messages a second from a publisher with `window` unacknowledged ones to a subscriber that acknowledges each.
-    pub fn hop(&self, count: u64, bytes: usize, window: u64) -> Result<f64, String> {
-        let mut subscriber = Client::connect(self.port, "subscriber")?;
-        subscriber.subscribe("hop")?;
-        let receiving = thread::spawn(move || receive(&mut subscriber, count));
+    /// Messages a second from a publisher with `window` unacknowledged ones to subscribers that acknowledge each.
+    pub fn hop(&self, count: u64, bytes: usize, window: u64, subscribers: usize) -> Result<f64, String> {
+        let mut all = Vec::new();
+        for n in 0..subscribers {
+            let mut subscriber = Client::connect(self.port, &format!("subscriber{n}"))?;
+            subscriber.subscribe("hop")?;
+            all.push(thread::spawn(move || receive(&mut subscriber, count)));
+        }
         let begin = Instant::now();
         self.publish("hop", count, bytes, window)?;
-        receiving.join().map_err(|_| "the subscriber panicked")??;
+        for receiving in all {
+            receiving.join().map_err(|_| "a subscriber panicked")??;
+        }
         Ok(count as f64 / begin.elapsed().as_secs_f64())
+    }
+
+    /// Messages a second for a subscriber that is away, with `window` unacknowledged ones.
+    pub fn store(&self, count: u64, bytes: usize, window: u64) -> Result<f64, String> {
+        drop(self.stays_subscribed()?);
+        let begin = Instant::now();
+        self.publish("kept", count, bytes, window)?;
+        Ok(count as f64 / begin.elapsed().as_secs_f64())
+    }
+
+    /// Messages a second to a subscriber that comes back to what waits for it.
+    pub fn drain(&self, count: u64, bytes: usize, window: u64) -> Result<f64, String> {
+        self.store(count, bytes, window)?;
+        let begin = Instant::now();
+        let mut subscriber = Client::back(self.port, "away")?;
+        receive(&mut subscriber, count)?;
+        Ok(count as f64 / begin.elapsed().as_secs_f64())
+    }
+
+    fn stays_subscribed(&self) -> Result<Client, String> {
+        let mut subscriber = Client::back(self.port, "away")?;
+        subscriber.subscribe("kept")?;
+        Ok(subscriber)
     }
 
     /// Until the broker has acknowledged them all, with at most `window` of them without it.

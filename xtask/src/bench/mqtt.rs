@@ -28,14 +28,23 @@ pub enum Packet {
 
 impl Client {
     pub fn connect(port: u16, name: &str) -> Result<Client, String> {
+        Client::connect_with(port, name, 2)
+    }
+
+    /// In the session of that name, which the broker keeps while the client is away.
+    pub fn back(port: u16, name: &str) -> Result<Client, String> {
+        Client::connect_with(port, name, 0)
+    }
+
+    fn connect_with(port: u16, name: &str, flags: u8) -> Result<Client, String> {
         let fault = |e: std::io::Error| format!("MQTT client {name}: {e}");
         let stream = TcpStream::connect(("127.0.0.1", port)).map_err(fault)?;
         stream.set_nodelay(true).map_err(fault)?;
         stream.set_read_timeout(Some(SILENCE)).map_err(fault)?;
         let buffer = vec![0; 1 << 18];
         let mut client = Client { stream, out: Vec::new(), buffer, start: 0, end: 0, next_id: 0 };
-        // Protocol 3.1.1, clean session, no keep-alive.
-        client.packet(0x10, &[b"\0\x04MQTT\x04\x02\0\0", &text(name)]);
+        // Protocol 3.1.1, no keep-alive.
+        client.packet(0x10, &[b"\0\x04MQTT\x04", &[flags, 0, 0], &text(name)]);
         client.flush()?;
         match client.read()? {
             Packet::Other(0x20) => Ok(client),

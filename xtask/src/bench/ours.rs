@@ -61,6 +61,15 @@ pub fn begin(device: &Device, run: &str, count: u64, bytes: usize, window: u64) 
     order(device, &json!({"run": run, "count": count, "bytes": bytes, "window": window}))
 }
 
+/// Starts a thread that sends so many messages, each so long after the one before, and waits for no receipt between.
+pub fn begin_paced(device: &Device, count: u64, bytes: usize, pause_ms: u64) -> Result<(), String> {
+    let window = count + 1;
+    order(
+        device,
+        &json!({"run": "thread", "count": count, "bytes": bytes, "window": window, "noise": true, "pause_ms": pause_ms}),
+    )
+}
+
 fn order(device: &Device, settings: &Value) -> Result<(), String> {
     let answer = device.call("source", "run", settings)?;
     match answer["status"].as_u64() {

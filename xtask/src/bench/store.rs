@@ -1,5 +1,6 @@
-//! Figures of the store alone: how fast it commits beside a plain file that is synced as often, what it writes, how much
-//! it gives back, and how fast it opens after a crash. Must never measure a disk that is memory.
+//! Figures of parts alone, by programs that do nothing else. Of the store: how fast it commits beside a plain file that is synced as
+//! often, what it writes, how much it gives back, and how fast it opens after a crash; of routes: what a message costs them.
+//! Must never measure a disk that is memory.
 
 use std::process::Command;
 
@@ -78,6 +79,25 @@ fn run(setting: &Setting, args: &[&str]) -> Result<Value, String> {
     // Beside the target folder: /tmp may be memory.
     let folder = tempfile::Builder::new().prefix("store-bench-").tempdir_in(cargo::target_folder());
     let folder = folder.map_err(|e| e.to_string())?;
+    let folder = folder.path().display().to_string();
+    run_example(setting, "store_bench", &[&[folder.as_str()], args].concat())
+}
+
+/// What the conditions of so many routes cost a message.
+pub fn route_eval(setting: &Setting) -> Result<Vec<Figure>, String> {
+    let mut all = Vec::new();
+    for _ in 0..setting.runs {
+        interrupt::check()?;
+        all.push(run_example(setting, "route_bench", &["1000000"])?);
+    }
+    let figure = |(name, routes): (&'static str, &str)| {
+        let runs = all.iter().filter_map(|line| line[routes].as_f64()).collect();
+        Figure { name, unit: "ns", better: Better::Lower, runs, peer: None, more: vec![("routes", json!(routes))] }
+    };
+    Ok([("route_eval_1", "1"), ("route_eval_10", "10"), ("route_eval_100", "100")].map(figure).into())
+}
+
+fn run_example(setting: &Setting, example: &str, args: &[&str]) -> Result<Value, String> {
     let mut build = cargo::cargo();
     build.args([
         "build",
@@ -87,16 +107,14 @@ fn run(setting: &Setting, args: &[&str]) -> Result<Value, String> {
         "--package",
         "skerry-runtime",
         "--example",
-        "store_bench",
+        example,
     ]);
     let built = build.status().map_err(|e| format!("can't run cargo: {e}"))?;
     if !built.success() {
-        return Err("store_bench does not build".to_owned());
+        return Err(format!("{example} does not build"));
     }
-    let program = setting.built.join("examples/store_bench");
-    let mut command = Command::new(&program);
-    command.arg(folder.path()).args(args);
-    let output = command.output().map_err(|e| format!("{}: {e}", program.display()))?;
+    let program = setting.built.join("examples").join(example);
+    let output = Command::new(&program).args(args).output().map_err(|e| format!("{}: {e}", program.display()))?;
     if !output.status.success() {
         return Err(String::from_utf8_lossy(&output.stderr).into_owned());
     }

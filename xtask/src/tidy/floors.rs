@@ -91,6 +91,7 @@ const CLOCK_HOMES: &[&str] = &[
     "abi/src/harness/",
     "abi/benches/",
     "plugins/",
+    "runtime/examples/route_bench.rs", // measures
     "runtime/examples/store_bench.rs", // measures
     "xtask/",
 ];
