@@ -2,6 +2,7 @@
 //! Must never measure a first run: processes, pages and queues are warmed up by a short one.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -114,6 +115,17 @@ pub fn pss_bytes(pid: i32) -> Result<f64, String> {
 /// Bytes that a process caused to be written to a disk, so far.
 pub fn written_bytes(pid: i32) -> Result<f64, String> {
     number(&format!("/proc/{pid}/io"), "write_bytes:")
+}
+
+/// Bytes written so far to the block device that a folder lies on, by everybody.
+pub fn disk_bytes(folder: &Path) -> Result<u64, String> {
+    let fault = |e: std::io::Error| format!("{}: {e}", folder.display());
+    let device = fs::metadata(folder).map_err(fault)?.dev();
+    let file = format!("/sys/dev/block/{}:{}/stat", rustix::fs::major(device), rustix::fs::minor(device));
+    let text = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
+    // The seventh number, in sectors of 512 bytes whatever the device has.
+    let sectors = text.split_whitespace().nth(6).and_then(|n| n.parse::<u64>().ok());
+    sectors.map(|sectors| sectors * 512).ok_or_else(|| format!("{file} says {text:?}"))
 }
 
 fn number(file: &str, key: &str) -> Result<f64, String> {
