@@ -27,6 +27,8 @@ mod commit_tests;
 #[cfg(test)]
 mod dead_tests;
 #[cfg(test)]
+mod memory_tests;
+#[cfg(test)]
 mod removed_tests;
 #[cfg(test)]
 mod sim;
@@ -150,6 +152,8 @@ pub struct Hub {
     queues: Vec<Queue>,
     by_endpoint: HashMap<(Endpoint, Priority), QueueIx>,
     links: Vec<Option<Box<Link>>>,
+    /// Links among which the memory for senders is shared out.
+    borrowers: u32,
     entries: Entries,
     /// Everything that is neither committed nor settled, oldest first.
     unsafes: List,
@@ -203,6 +207,7 @@ impl Hub {
             queues: Vec::new(),
             by_endpoint: HashMap::new(),
             links: Vec::new(),
+            borrowers: 0,
             entries: Entries::default(),
             unsafes: List::new(Chain::Unsafe),
             next_seq: restored.next_seq,
