@@ -2,7 +2,7 @@
 //! Must never count anything itself, nor put out what it does not know.
 
 use super::board::Slot;
-use super::storage::Job;
+use super::storage::Asks;
 use super::wear::written_bytes;
 use super::world::World;
 use crate::io::disk::{self, Disk};
@@ -13,10 +13,8 @@ use crate::model::endpoint::{Endpoint, Priority};
 use crate::model::time::Now;
 use std::rc::Rc;
 
-pub async fn text(world: &World, jobs: &smol::channel::Sender<Job>) -> String {
-    let (answer, sizes) = smol::channel::bounded(1);
-    let _ = jobs.send(Job::Sizes { answer }).await;
-    let sizes = sizes.recv().await.unwrap_or_default();
+pub async fn text(world: &World, asks: &Asks) -> String {
+    let sizes = asks.sizes().await;
     let now = world.port.now();
     let hub = world.config.cloud.modules.values().next().map_or("", |credentials| &credentials.host_name);
     // Tells one run of the runtime from the next, as the field's does.
