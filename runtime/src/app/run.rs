@@ -316,6 +316,7 @@ async fn take_done(hub_port: Rc<Port>, dones: Receiver<Done>) {
 
 /// All instances at once, then what is left to write.
 async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
+    world.board.stopping.set(true);
     let slots: Vec<_> = world.board.slots.borrow().values().cloned().collect();
     for slot in slots {
         slot.ending.set(true);

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use smol::channel::Receiver;
 
 use super::board::{Asked, Order, Slot, Status, Told};
-use super::dropins::DropIns;
+use super::dropins::{DropIns, files_of};
 use super::instance;
 use super::mailbox::Preview;
 use super::supply::Supply;
+use super::tally::Of;
 use super::world::World;
 use crate::io::watch::Watch;
 use crate::logic::plan::{Present, Step, Wanted, foresee, plan};
@@ -257,9 +258,16 @@ impl Agent {
 
     async fn carry_out(&mut self) {
         let targets = self.targets().await;
+        if self.world.board.stopping.get() {
+            return;
+        }
         self.post(&targets);
         let wanted = targets.iter().map(|(name, target)| (name.clone(), wanted(target))).collect();
-        for step in plan(&wanted, &present(&self.world)) {
+        let (steps, there) = (plan(&wanted, &present(&self.world)), present(&self.world));
+        if steps.is_empty() && !there.values().any(|now| now.starting || now.ending) {
+            self.world.deployed();
+        }
+        for step in steps {
             match step {
                 // What can be fetched is being fetched.
                 Step::Fetch { .. } => {}
@@ -317,6 +325,7 @@ impl Agent {
         let Some(slot) = self.world.board.slot(name) else { return };
         let starts = target.spec.running && !slot.told.borrow().running;
         let order = Order::Become(Rc::clone(image), Rc::new(version.setup.clone()));
+        self.world.board.tally.count(Of::Prepare, &[name, &image.version]);
         self.tell(name, order, |told| {
             told.version = version.clone();
             told.running = target.spec.running;
@@ -381,14 +390,6 @@ impl Agent {
             log::warn!("image store: {error}");
         }
     }
-}
-
-fn files_of<'s>(asked: impl Iterator<Item = &'s ModuleSpec>) -> Vec<PathBuf> {
-    let file = |spec: &ModuleSpec| match &spec.image {
-        Reference::File(path) => Some(path.clone()),
-        _ => None,
-    };
-    asked.filter_map(file).collect()
 }
 
 fn step_json(step: &Step, targets: &BTreeMap<String, Target>) -> Value {

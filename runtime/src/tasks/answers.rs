@@ -108,7 +108,7 @@ async fn patch_desired(world: &World, module: &str, patch: &Value) -> Result<Ans
 }
 
 async fn method(world: &World, module: &str, name: &str, payload: &[u8], timeout_ms: u32) -> Result<Answer, Refusal> {
-    let (status, body) = methods::call(world, module, name, payload, timeout_ms).await?;
+    let (status, body) = methods::call(world, "operator", module, name, payload, timeout_ms).await?;
     Ok(Answer::Raw { status: u16::try_from(status).unwrap_or(500), body })
 }
 

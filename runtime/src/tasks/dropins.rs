@@ -12,6 +12,7 @@ use crate::io::signing;
 use crate::logic::{signature, version};
 use crate::model::config::{ImageRef, ImagesConfig};
 use crate::model::image::Image;
+use crate::model::manifest::ModuleSpec;
 use crate::model::reference::Reference;
 
 /// Inode, bytes, and when it changed.
@@ -170,6 +171,15 @@ impl Judge {
         self.remark = signature::admit(&self.policy, image, signatures.as_deref(), proved, pinned)?;
         Ok(signatures)
     }
+}
+
+/// Single files that are named as images.
+pub fn files_of<'s>(asked: impl Iterator<Item = &'s ModuleSpec>) -> Vec<PathBuf> {
+    let file = |spec: &ModuleSpec| match &spec.image {
+        Reference::File(path) => Some(path.clone()),
+        _ => None,
+    };
+    asked.filter_map(file).collect()
 }
 
 /// By the configuration, or by the manifest in force.

@@ -13,7 +13,7 @@ use smol::channel::{Receiver, Sender};
 
 use super::storage::{Done, Job, LOADS_MAX};
 use crate::io::clock::Clock;
-use crate::logic::hub::{Hub, LetterId, LinkIx};
+use crate::logic::hub::{Hub, LetterId, LinkIx, StoreState};
 use crate::model::time::{Mono, Now};
 use skerry_abi::wire::frame::{self, Outcome, ToHost};
 
@@ -113,9 +113,13 @@ impl Port {
     }
 
     /// Says when the next commit to be built is on disk. Asked *before* the turn that puts a document, since that turn
-    /// may build the commit.
+    /// may build the commit. With a broken store that is at once: nobody knows when there will be another commit.
     pub fn when_committed(&self) -> Receiver<Result<(), String>> {
         let (done, wait) = smol::channel::bounded(1);
+        if let StoreState::Broken(reason) = self.hub.borrow().store_state() {
+            let _ = done.try_send(Err(format!("the store is broken: {reason}")));
+            return wait;
+        }
         self.waiting.borrow_mut().push((self.last_commit.get() + 1, done));
         wait
     }
@@ -313,6 +317,30 @@ mod tests {
     use crate::model::endpoint::{Endpoint, PRIORITY_DEFAULT};
     use crate::model::time::Wall;
     use crate::tasks::storage::{Asks, JOBS_MAX};
+
+    #[test]
+    fn nobody_waits_for_a_commit_of_a_broken_store() {
+        let hub = Hub::new("d", HubConfig::default(), RouteTable::new([]).unwrap(), Restored::default());
+        let (jobs, _queue) = smol::channel::bounded(JOBS_MAX);
+        let (port, _timer) = Port::new(hub, Clock::start(&LastClock::default(), Wall(0)), jobs);
+        let put = || port.turn(|hub, now| hub.put_document(now, "twin/x", Some(b"{}".to_vec()), true));
+        let first = port.when_committed();
+        put();
+        assert!(first.try_recv().is_err(), "it is under way");
+        port.handle_done(Done::Committed { id: 1, result: Err("simulated".to_owned()) });
+        assert_eq!(first.try_recv(), Ok(Err("simulated".to_owned())));
+        let second = port.when_committed();
+        put();
+        assert_eq!(second.try_recv(), Ok(Err("the store is broken: simulated".to_owned())));
+        // Then comes the commit of what was put meanwhile.
+        port.handle_done(Done::Reopened);
+        port.handle_done(Done::Committed { id: 2, result: Ok(Default::default()) });
+        let third = port.when_committed();
+        put();
+        assert!(third.try_recv().is_err(), "it is under way");
+        port.handle_done(Done::Committed { id: 3, result: Ok(Default::default()) });
+        assert_eq!(third.try_recv(), Ok(Ok(())));
+    }
 
     /// After a start every queue asks how old its first block is; a commit that finds no place would never be answered, and no
     /// other would follow it.

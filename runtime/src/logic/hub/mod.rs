@@ -129,7 +129,17 @@ struct SourceCounts {
     unstored: u64,
     /// In memory; what expires on disk is not looked at one by one.
     expired: u64,
-    delivered: SmallVec<[(QueueIx, u64); 2]>,
+    delivered: SmallVec<[(QueueIx, Delivered); 2]>,
+}
+
+/// What a queue's consumer took of one output, and how long that took in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    pub messages: u64,
+    /// From the way to the consumer to its answer.
+    pub sent_ms: u64,
+    /// From the arrival; of what lay on disk from when it was read back.
+    pub process_ms: u64,
 }
 
 /// Whether new messages can be made safe on disk.
