@@ -47,7 +47,8 @@ const CALLS_MAX: usize = 64;
 const REMOVALS_MAX: usize = 8;
 /// How long all instances together may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(12);
-
+/// Commits of a stop: far more than fit into memory.
+const STOP_COMMITS_MAX: usize = 64;
 /// An orphan that ended behind an instance whose end is still being told waits for this at most.
 const REAP_EVERY: Duration = Duration::from_secs(60);
 /// How long all connections together may take to say good-bye.
@@ -315,6 +316,7 @@ async fn take_done(hub_port: Rc<Port>, dones: Receiver<Done>) {
 
 /// All instances at once, then what is left to write.
 async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
+    world.board.stopping.set(true);
     let slots: Vec<_> = world.board.slots.borrow().values().cloned().collect();
     for slot in slots {
         slot.ending.set(true);
@@ -340,8 +342,9 @@ async fn stop(world: &Rc<World>, jobs: Sender<Job>) {
         }
     };
     within(UPLINK_STOP_WAIT, gone).await;
-    let settled = world.port.when_committed();
-    if world.port.commit_all() {
+    // One after the other: a commit has its limit, and one may be under way.
+    for _ in 0..STOP_COMMITS_MAX {
+        let Some(settled) = world.port.commit_rest() else { break };
         let _ = settled.recv().await;
     }
     jobs.close();

@@ -34,6 +34,7 @@ pub mod socket;
 pub mod status_page;
 pub mod store;
 pub mod tls;
+pub mod usage;
 pub mod user;
 pub mod watch;
 pub mod ws;

@@ -31,6 +31,11 @@ impl Proved {
         self.versions.borrow().get(image).cloned()
     }
 
+    /// A copy of all, by the image's name: for a thread that judges images.
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        self.versions.borrow().clone()
+    }
+
     /// Written only when it is another one.
     pub fn set(&self, image: &str, version: &str) -> io::Result<()> {
         let before = self.versions.borrow_mut().insert(image.to_owned(), version.to_owned());

@@ -63,6 +63,12 @@ impl Family<'_> {
         self.write("_sum", labels, sum.into()).write("_count", labels, count.into())
     }
 
+    /// The same of times: a sum of milliseconds, which goes out in seconds.
+    pub fn seconds(&mut self, labels: &[(&str, &str)], sum_ms: u64, count: u64) -> &mut Self {
+        let sum = sum_ms as f64 / 1000.0;
+        self.write("_sum", labels, sum.into()).write("_count", labels, count.into())
+    }
+
     fn write(&mut self, end: &str, labels: &[(&str, &str)], value: Number) -> &mut Self {
         let mut all = self.page.everywhere.clone();
         labels.iter().for_each(|(name, value)| label(&mut all, name, value));
@@ -131,6 +137,7 @@ mod tests {
             .sample(&[], 0u64);
         page.family("up", Kind::Gauge, "Whether.").sample(&[("x", "")], true).sample(&[], 0.25);
         page.family("size_bytes", Kind::Summary, "Sizes.").summary(&[("id", "m")], 700, 7);
+        page.family("wait_seconds", Kind::Summary, "Times.").seconds(&[], 1_250, 2);
         let expected = r##"# HELP sent_total Sent\nso \\ far.
 # TYPE sent_total counter
 sent_total{edge_device="d1",from="a\"b\\c\nd",to="ü\\r"} 18446744073709551615
@@ -143,6 +150,10 @@ up{edge_device="d1"} 0.25
 # TYPE size_bytes summary
 size_bytes_sum{edge_device="d1",id="m"} 700
 size_bytes_count{edge_device="d1",id="m"} 7
+# HELP wait_seconds Times.
+# TYPE wait_seconds summary
+wait_seconds_sum{edge_device="d1"} 1.25
+wait_seconds_count{edge_device="d1"} 2
 "##;
         assert_eq!(page.text(), expected);
         let mut bare = Page::new(&[]);

@@ -24,7 +24,14 @@ pub const CREDIT_MESSAGES: u32 = 4_096;
 /// Bytes that one sender may have unacknowledged: four largest messages, and an eighth of the default memory.
 pub const CREDIT_BYTES: u64 = 1024 * 1024;
 /// How far a sender inside a callback may overdraw, as a multiple of its window. Beyond it the hub refuses.
-pub const CREDIT_OVERDRAFT: u32 = 2;
+pub const CREDIT_OVERDRAFT: u64 = 2;
+/// The same for small windows, messages and bytes: twice what the SDK lets a callback have beyond them, since one that died
+/// may have left as much.
+pub const CREDIT_OVERDRAFT_MESSAGES: u64 = 128;
+pub const CREDIT_OVERDRAFT_BYTES: u64 = 1024 * 1024;
+/// Of the memory, in eighths, what may be in use when more of a backlog is read back for a consumer that has something to do:
+/// above what is kept of queues that lie on disk anyway, below where memory counts as short.
+pub const LOAD_EIGHTHS: u64 = 5;
 /// Messages on their way to one module, not counting those it deferred. Hides the latency of a wake-up, not more.
 pub const WINDOW_MESSAGES: usize = 1_024;
 /// Bytes on their way to one module; below the default buffer of a socket pair.

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use smol::channel::Receiver;
 
 use super::board::{Asked, Order, Slot, Status, Told};
-use super::dropins::DropIns;
+use super::dropins::{DropIns, files_of};
 use super::instance;
 use super::mailbox::Preview;
 use super::supply::Supply;
+use super::tally::Of;
 use super::world::World;
-use crate::io::image;
 use crate::io::watch::Watch;
 use crate::logic::plan::{Present, Step, Wanted, foresee, plan};
 use crate::logic::proof::Version;
@@ -70,10 +70,10 @@ impl Agent {
             if let Err(error) = &watch {
                 self.world.board.warn(format!("drop-in folders are looked at every minute only: inotify says {error}"));
             }
-            self.dropins.look(&self.world);
-            self.carry_out();
+            self.dropins.look(&self.world).await;
+            self.carry_out().await;
             while let Some(preview) = self.wait(watch.as_ref().ok()).await {
-                let steps = self.preview(&preview.manifest);
+                let steps = self.preview(&preview.manifest).await;
                 let _ = preview.answer.try_send(steps);
             }
             smol::Timer::after(SETTLE).await;
@@ -107,11 +107,13 @@ impl Agent {
     }
 
     /// The steps for a manifest, without taking any.
-    fn preview(&mut self, manifest: &Manifest) -> Vec<Value> {
-        self.dropins.look(&self.world);
-        let asked = manifest.modules.iter().map(|(name, spec)| (name.clone(), Rc::new(spec.clone())));
-        let targets: BTreeMap<String, Target> =
-            asked.map(|(name, spec)| (name.clone(), self.target(&name, spec, true))).collect();
+    async fn preview(&mut self, manifest: &Manifest) -> Vec<Value> {
+        self.dropins.look(&self.world).await;
+        self.dropins.look_at(&self.world, &files_of(manifest.modules.values())).await;
+        let mut targets = BTreeMap::new();
+        for (name, spec) in &manifest.modules {
+            targets.insert(name.clone(), self.target(name, Rc::new(spec.clone()), true).await);
+        }
         let wanted = targets.iter().map(|(name, target)| (name.clone(), wanted(target))).collect();
         let steps = foresee(&wanted, present(&self.world));
         let steps = steps.iter().filter(|step| !matches!(step, Step::Fetch { .. }));
@@ -148,7 +150,7 @@ impl Agent {
     fn image(&mut self, spec: &ModuleSpec, preview: bool) -> Result<Rc<Image>, String> {
         match &spec.image {
             Reference::Named(named) => self.dropins.named(named),
-            Reference::File(path) => self.dropins.file(&self.world, path),
+            Reference::File(path) => self.dropins.file(path),
             reference @ (Reference::Https(_) | Reference::Oci(_)) if preview => self.supply.known(reference),
             reference @ (Reference::Https(_) | Reference::Oci(_)) => {
                 let manifest = self.world.board.deployment.borrow().manifest().cloned();
@@ -158,41 +160,44 @@ impl Agent {
         }
     }
 
-    fn targets(&mut self) -> BTreeMap<String, Target> {
+    async fn targets(&mut self) -> BTreeMap<String, Target> {
         let asked = self.asked();
-        let files = asked.values().filter_map(|spec| match &spec.image {
-            Reference::File(path) => Some(path.clone()),
-            _ => None,
-        });
-        self.dropins.forget(&files.collect::<Vec<_>>());
+        let files = files_of(asked.values().map(Rc::as_ref));
+        self.dropins.forget(&files);
+        self.dropins.look_at(&self.world, &files).await;
         self.supply.forget(&asked.values().map(|spec| spec.image.to_string()).collect::<Vec<_>>());
-        asked.into_iter().map(|(name, spec)| (name.clone(), self.target(&name, spec, false))).collect()
+        let mut targets = BTreeMap::new();
+        for (name, spec) in asked {
+            let target = self.target(&name, spec, false).await;
+            targets.insert(name, target);
+        }
+        targets
     }
 
     /// A preview leaves everything as it is.
-    fn target(&mut self, name: &str, spec: Rc<ModuleSpec>, preview: bool) -> Target {
+    async fn target(&mut self, name: &str, spec: Rc<ModuleSpec>, preview: bool) -> Target {
         let setup = self.world.setup(name, &spec.setup);
         match self.image(&spec, preview) {
             Ok(image) => {
                 let wanted = Version { digest: image.digest.clone(), setup };
-                let (version, problem) = self.choose(name, wanted, image, preview);
+                let (version, problem) = self.choose(name, wanted, image, preview).await;
                 Target { spec, version: Some(version), problem, missing: false }
             }
             Err(problem) => {
                 // What ran well goes on, also after a start.
                 let good = self.world.board.proofs.borrow().get(name).and_then(|proof| proof.good().cloned());
                 let running = self.world.board.slot(name).map(|slot| slot.told.borrow().version.clone());
-                let version = running.or(good).and_then(|version| {
-                    let image = self.stored(&version.digest)?;
-                    Some((version, image))
-                });
+                let version = match running.or(good) {
+                    Some(version) => self.stored(&version.digest).await.map(|image| (version, image)),
+                    None => None,
+                };
                 Target { spec, version, problem: Some(format!("it has no image: {problem}")), missing: true }
             }
         }
     }
 
     /// The wanted version, or the last good one where that was rejected.
-    fn choose(
+    async fn choose(
         &mut self,
         name: &str,
         wanted: Version,
@@ -210,7 +215,7 @@ impl Agent {
         if version == wanted {
             return ((version, image), None);
         }
-        match self.stored(&version.digest) {
+        match self.stored(&version.digest).await {
             Some(good) => {
                 let problem = format!(
                     "{} {} was rejected and {} runs again: {}",
@@ -232,12 +237,14 @@ impl Agent {
         }
     }
 
-    fn stored(&mut self, digest: &str) -> Option<Rc<Image>> {
+    async fn stored(&mut self, digest: &str) -> Option<Rc<Image>> {
         if let Some(slot) = self.world.board.slots.borrow().values().find(|slot| slot.image.borrow().digest == digest) {
             return Some(Rc::clone(&slot.image.borrow()));
         }
         if !self.stored.contains_key(digest) {
-            let image = image::read(&self.world.images.path(digest)).ok().filter(|image| image.digest == digest)?;
+            // On another thread, since all of it is read.
+            let (images, wanted) = (self.world.images.clone(), digest.to_owned());
+            let image = smol::unblock(move || images.stored(&wanted)).await?;
             // It may be from before signatures were asked for. To go back to it is what it is kept for.
             let signatures = self.world.images.signatures(digest);
             if let Err(why) = signature::admit(&self.world.config.images, &image, signatures.as_deref(), None, true) {
@@ -249,11 +256,18 @@ impl Agent {
         self.stored.get(digest).cloned()
     }
 
-    fn carry_out(&mut self) {
-        let targets = self.targets();
+    async fn carry_out(&mut self) {
+        let targets = self.targets().await;
+        if self.world.board.stopping.get() {
+            return;
+        }
         self.post(&targets);
         let wanted = targets.iter().map(|(name, target)| (name.clone(), wanted(target))).collect();
-        for step in plan(&wanted, &present(&self.world)) {
+        let (steps, there) = (plan(&wanted, &present(&self.world)), present(&self.world));
+        if steps.is_empty() && !there.values().any(|now| now.starting || now.ending) {
+            self.world.deployed();
+        }
+        for step in steps {
             match step {
                 // What can be fetched is being fetched.
                 Step::Fetch { .. } => {}
@@ -273,7 +287,7 @@ impl Agent {
         }
         self.supply.settle(&self.world);
         self.forget_proofs(&targets);
-        self.collect();
+        self.collect().await;
         let _ = self.world.report.try_send(());
     }
 
@@ -311,6 +325,7 @@ impl Agent {
         let Some(slot) = self.world.board.slot(name) else { return };
         let starts = target.spec.running && !slot.told.borrow().running;
         let order = Order::Become(Rc::clone(image), Rc::new(version.setup.clone()));
+        self.world.board.tally.count(Of::Prepare, &[name, &image.version]);
         self.tell(name, order, |told| {
             told.version = version.clone();
             told.running = target.spec.running;
@@ -359,7 +374,7 @@ impl Agent {
     }
 
     /// Images that no file, no instance and no proof needs.
-    fn collect(&mut self) {
+    async fn collect(&mut self) {
         let mut keep: Vec<String> = self.dropins.digests().map(str::to_owned).chain(self.supply.digests()).collect();
         for slot in self.world.board.slots.borrow().values() {
             keep.push(slot.image.borrow().digest.clone());
@@ -369,8 +384,9 @@ impl Agent {
             keep.extend(proof.digests().map(str::to_owned));
         }
         self.stored.retain(|digest, _| keep.contains(digest));
-        let keep: Vec<&str> = keep.iter().map(String::as_str).collect();
-        if let Err(error) = self.world.images.collect(&keep) {
+        let images = self.world.images.clone();
+        let collect = move || images.collect(&keep.iter().map(String::as_str).collect::<Vec<_>>());
+        if let Err(error) = smol::unblock(collect).await {
             log::warn!("image store: {error}");
         }
     }

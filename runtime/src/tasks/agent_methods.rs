@@ -9,6 +9,7 @@ use super::board::Slot;
 use super::mailbox::Refusal;
 use super::orders;
 use super::system::SystemCall;
+use super::tally::Of;
 use super::world::World;
 use crate::io::gzip;
 use crate::logic::message_json::to_base64;
@@ -58,7 +59,10 @@ async fn agent_answer(world: &Rc<World>, name: &str, payload: &[u8]) -> Result<V
         [] => Value::Null,
         bytes => serde_json::from_slice(bytes).map_err(|error| bad(format!("the payload is not JSON: {error}")))?,
     };
-    match name.to_lowercase().as_str() {
+    let lower = name.to_lowercase();
+    let known = ["ping", "RestartModule", "GetModuleLogs"].into_iter().find(|known| known.to_lowercase() == lower);
+    world.board.tally.count(Of::AgentMethod, &[known.unwrap_or("unknown")]);
+    match lower.as_str() {
         "ping" => Ok(Value::Null),
         "restartmodule" => {
             schema(&payload).map_err(bad)?;

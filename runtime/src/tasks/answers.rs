@@ -9,7 +9,7 @@ use smol::channel::Receiver;
 use super::board::{Tap, line_json};
 use super::dead_letters::Act;
 use super::mailbox::{Answer, Ask, Call, Refusal, Removal};
-use super::storage::Job;
+use super::storage::{Asks, Job};
 use super::world::World;
 use super::{dead_letters, depot, methods, metrics, orders, taps, traces, views};
 use crate::logic::log_ring;
@@ -22,19 +22,20 @@ const LINES_MAX: usize = 256;
 
 /// For as long as the runtime runs. Each call is its own task: one that waits holds up nobody.
 pub async fn run(world: Rc<World>, calls: Receiver<Call>, jobs: smol::channel::Sender<Job>) {
+    let asks = Rc::new(Asks::new(jobs));
     while let Ok(Call { ask, answer }) = calls.recv().await {
-        let (world_of_call, jobs) = (Rc::clone(&world), jobs.clone());
+        let (world_of_call, asks) = (Rc::clone(&world), Rc::clone(&asks));
         let task = async move {
-            let result = one(&world_of_call, ask, &jobs).await;
+            let result = one(&world_of_call, ask, &asks).await;
             let _ = answer.send(result).await;
         };
         world.executor.spawn(task).detach();
     }
 }
 
-async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> Result<Answer, Refusal> {
+async fn one(world: &Rc<World>, ask: Ask, asks: &Rc<Asks>) -> Result<Answer, Refusal> {
     match ask {
-        Ask::Status => Ok(Answer::Json(views::status(world, jobs).await)),
+        Ask::Status => Ok(Answer::Json(views::status(world, asks).await)),
         Ask::Modules => Ok(Answer::Json(views::modules(world))),
         Ask::Module { module } => Ok(Answer::Json(views::module(world, &*world.slot(&module)?))),
         Ask::Twin { module } => twin(world, &module),
@@ -50,11 +51,11 @@ async fn one(world: &Rc<World>, ask: Ask, jobs: &smol::channel::Sender<Job>) -> 
         Ask::Logs { module, since_ms, tail, follow } => logs(world, &module, since_ms, tail, follow).await,
         Ask::Tap { from, condition } => tap(world, from, condition),
         Ask::Trace { source, output, id, limit } => Ok(traces::newest(world, source, output, id, limit)),
-        Ask::DeadLetters { endpoint, limit } => dead_letters::list(world, jobs, endpoint, limit).await,
-        Ask::DeadLetter { id } => dead_letters::one(jobs, id).await,
-        Ask::ReplayDead(which) => dead_letters::act(world, jobs, which, Act::Replay).await,
-        Ask::PurgeDead(which) => dead_letters::act(world, jobs, which, Act::Purge).await,
-        Ask::Metrics => Ok(Answer::Text(metrics::text(world, jobs).await)),
+        Ask::DeadLetters { endpoint, limit } => dead_letters::list(world, asks, endpoint, limit).await,
+        Ask::DeadLetter { id } => dead_letters::one(asks, id).await,
+        Ask::ReplayDead(which) => dead_letters::act(world, asks, which, Act::Replay).await,
+        Ask::PurgeDead(which) => dead_letters::act(world, asks, which, Act::Purge).await,
+        Ask::Metrics => Ok(Answer::Text(metrics::text(world, asks).await)),
         Ask::Images => depot::list(world),
         Ask::Pull { reference } => depot::pull(world, &reference),
         Ask::Identities => Ok(Answer::Json(views::identities(world))),
@@ -107,7 +108,7 @@ async fn patch_desired(world: &World, module: &str, patch: &Value) -> Result<Ans
 }
 
 async fn method(world: &World, module: &str, name: &str, payload: &[u8], timeout_ms: u32) -> Result<Answer, Refusal> {
-    let (status, body) = methods::call(world, module, name, payload, timeout_ms).await?;
+    let (status, body) = methods::call(world, "operator", module, name, payload, timeout_ms).await?;
     Ok(Answer::Raw { status: u16::try_from(status).unwrap_or(500), body })
 }
 

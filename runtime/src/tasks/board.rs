@@ -12,6 +12,7 @@ use smol::channel::{Receiver, Sender};
 use super::deployment::Deployment;
 use super::log_writer::LogWriter;
 use super::system::SeatEnds;
+use super::tally::Tally;
 use crate::io::assignment::Assigned;
 use crate::logic::hub::{LinkIx, Tapped};
 use crate::logic::log_ring::{LogLine, LogRing};
@@ -364,6 +365,11 @@ pub struct Board {
     /// By module.
     pub uplinks: RefCell<BTreeMap<String, Rc<Uplink>>>,
     pub taps: RefCell<Vec<Tap>>,
+    pub tally: Tally,
+    /// Everything ends; nothing is started any more.
+    pub stopping: Cell<bool>,
+    /// When the manifest in force was taken, until everything is as it asks for.
+    pub taken_at: Cell<Option<Mono>>,
     /// Who waits for an instance to run.
     arrivals: RefCell<Vec<Sender<()>>>,
     warnings: RefCell<VecDeque<String>>,

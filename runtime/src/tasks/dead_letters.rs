@@ -1,11 +1,13 @@
 //! What operators do with dead letters: look at them, put them back, throw them away. In pages, so that memory does not
 //! grow with how many there are. Must never touch one that was not asked for.
 
+use std::rc::Rc;
+
 use serde_json::{Value, json};
-use smol::channel::{Receiver, Sender};
+use smol::channel::Receiver;
 
 use super::mailbox::{Answer, Refusal, Which, letter_name};
-use super::storage::Job;
+use super::storage::Asks;
 use super::world::World;
 use crate::io::store::Letter;
 use crate::logic::hub::{DeadLetter, LetterId};
@@ -25,16 +27,11 @@ pub enum Act {
 }
 
 /// The oldest that fit, as JSON lines without their bodies.
-pub async fn list(
-    world: &World,
-    jobs: &Sender<Job>,
-    endpoint: Option<String>,
-    limit: usize,
-) -> Result<Answer, Refusal> {
+pub async fn list(world: &World, asks: &Rc<Asks>, endpoint: Option<String>, limit: usize) -> Result<Answer, Refusal> {
     known_endpoint(world, endpoint.as_deref())?;
     let (to, lines) = smol::channel::bounded(PAGE);
-    let jobs = jobs.clone();
-    let mut page = page(&jobs, (0, 0)).await?;
+    let asks = Rc::clone(asks);
+    let mut page = page(&asks, (0, 0)).await?;
     let telling = async move {
         let mut left = limit;
         loop {
@@ -46,7 +43,7 @@ pub async fn list(
                 left -= 1;
             }
             // The first page told whether there is a store to ask; one that breaks meanwhile ends the list.
-            let Ok(next) = self::page(&jobs, after(last)).await else { return };
+            let Ok(next) = self::page(&asks, after(last)).await else { return };
             page = next;
         }
     };
@@ -55,26 +52,26 @@ pub async fn list(
 }
 
 /// One, with its body.
-pub async fn one(jobs: &Sender<Job>, id: LetterId) -> Result<Answer, Refusal> {
-    Ok(Answer::Json(line(&find(jobs, id).await?, true)))
+pub async fn one(asks: &Asks, id: LetterId) -> Result<Answer, Refusal> {
+    Ok(Answer::Json(line(&find(asks, id).await?, true)))
 }
 
 /// All that were asked for, the oldest first. Says how many; ends at the first that can't be.
-pub async fn act(world: &World, jobs: &Sender<Job>, which: Which, act: Act) -> Result<Answer, Refusal> {
+pub async fn act(world: &World, asks: &Asks, which: Which, act: Act) -> Result<Answer, Refusal> {
     let done = match which {
         Which::Ids(ids) => {
             // First all are looked for: who mistypes one of three wants none of them touched.
             let mut letters = Vec::new();
             for id in ids {
-                letters.push(find(jobs, id).await?);
+                letters.push(find(asks, id).await?);
             }
             act_on(world, letters, act).await.map_err(|(refusal, _)| refusal)?
         }
         Which::Endpoint(endpoint) => {
             known_endpoint(world, Some(&endpoint))?;
-            act_on_all(world, jobs, Some(&endpoint), act).await?
+            act_on_all(world, asks, Some(&endpoint), act).await?
         }
-        Which::All => act_on_all(world, jobs, None, act).await?,
+        Which::All => act_on_all(world, asks, None, act).await?,
     };
     Ok(Answer::Json(match act {
         Act::Replay => json!({"replayed": done}),
@@ -82,12 +79,12 @@ pub async fn act(world: &World, jobs: &Sender<Job>, which: Which, act: Act) -> R
     }))
 }
 
-async fn act_on_all(world: &World, jobs: &Sender<Job>, endpoint: Option<&str>, act: Act) -> Result<u64, Refusal> {
+async fn act_on_all(world: &World, asks: &Asks, endpoint: Option<&str>, act: Act) -> Result<u64, Refusal> {
     let (mut done, mut from) = (0, (0, 0));
     // What dies anew on its way is a new letter, and not for this round.
     let end = world.port.look(|hub| hub.next_seq());
     loop {
-        let mut page = page(jobs, from).await?;
+        let mut page = page(asks, from).await?;
         page.retain(|(id, _)| id.0 < end);
         let Some(last) = page.last().map(|(id, _)| *id) else { return Ok(done) };
         from = after(last);
@@ -134,22 +131,20 @@ async fn act_on(world: &World, letters: Vec<Letter>, act: Act) -> Result<u64, (R
     }
 }
 
-async fn find(jobs: &Sender<Job>, id: LetterId) -> Result<Letter, Refusal> {
-    let found = ask(jobs, id, 1).await?.pop().filter(|(found, _)| *found == id);
+async fn find(asks: &Asks, id: LetterId) -> Result<Letter, Refusal> {
+    let found = ask(asks, id, 1).await?.pop().filter(|(found, _)| *found == id);
     found.ok_or_else(|| {
         Refusal::new(404, format!("no dead letter {}; `skerry dead-letters list` shows them", letter_name(id)))
     })
 }
 
-async fn page(jobs: &Sender<Job>, from: LetterId) -> Result<Vec<Letter>, Refusal> {
-    ask(jobs, from, PAGE).await
+async fn page(asks: &Asks, from: LetterId) -> Result<Vec<Letter>, Refusal> {
+    ask(asks, from, PAGE).await
 }
 
-async fn ask(jobs: &Sender<Job>, from: LetterId, limit: usize) -> Result<Vec<Letter>, Refusal> {
-    let stopping = || Refusal::new(503, "the runtime is stopping");
-    let (answer, letters) = smol::channel::bounded(1);
-    jobs.send(Job::DeadLetters { from, limit, answer }).await.map_err(|_| stopping())?;
-    let letters = letters.recv().await.map_err(|_| stopping())?;
+async fn ask(asks: &Asks, from: LetterId, limit: usize) -> Result<Vec<Letter>, Refusal> {
+    let letters = asks.dead_letters(from, limit).await;
+    let letters = letters.ok_or_else(|| Refusal::new(503, "the runtime is stopping"))?;
     letters.map_err(|reason| Refusal::new(507, format!("the store can't be read: {reason}")))
 }
 

@@ -161,6 +161,7 @@ pub fn take(world: &World, sections: Sections, manifest: Manifest, origin: Origi
         set_twin(world, &module, section);
     }
     log::info!("deployment origin={} status=taken", origin.word());
+    world.board.taken_at.set(Some(world.port.now().mono));
     keep(world);
     let _ = world.replan.try_send(());
     Ok(())

@@ -7,10 +7,12 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use super::world::World;
+use crate::io::images::{Images, StoreError};
 use crate::io::signing;
 use crate::logic::{signature, version};
-use crate::model::config::ImageRef;
+use crate::model::config::{ImageRef, ImagesConfig};
 use crate::model::image::Image;
+use crate::model::manifest::ModuleSpec;
 use crate::model::reference::Reference;
 
 /// Inode, bytes, and when it changed.
@@ -37,7 +39,7 @@ pub struct DropIns {
 
 impl DropIns {
     /// Reads what is new in the folders.
-    pub fn look(&mut self, world: &World) {
+    pub async fn look(&mut self, world: &World) {
         self.look_for_pins(world);
         let mut found = Vec::new();
         for folder in &world.config.modules.folders {
@@ -47,7 +49,7 @@ impl DropIns {
         }
         self.files.retain(|path, _| found.contains(path));
         for path in &found {
-            read(world, &self.pinned, &mut self.files, path);
+            read(world, &self.pinned, &mut self.files, path).await;
         }
         let faults =
             self.files.iter().filter_map(|(path, seen)| Some((path.display().to_string(), seen.fault.clone()?)));
@@ -75,8 +77,16 @@ impl DropIns {
         })
     }
 
-    pub fn file(&mut self, world: &World, path: &Path) -> Result<Rc<Image>, String> {
-        let seen = read(world, &self.pinned, &mut self.single, path);
+    /// Reads what is new of these files.
+    pub async fn look_at(&mut self, world: &World, files: &[PathBuf]) {
+        for path in files {
+            read(world, &self.pinned, &mut self.single, path).await;
+        }
+    }
+
+    /// One that was looked at.
+    pub fn file(&self, path: &Path) -> Result<Rc<Image>, String> {
+        let seen = self.single.get(path).filter(|_| path.exists());
         match seen.map(|seen| (&seen.image, &seen.fault)) {
             Some((Some(image), _)) => Ok(Rc::clone(image)),
             Some((None, Some(fault))) => Err(format!("{}: {fault}", path.display())),
@@ -102,20 +112,28 @@ impl DropIns {
     }
 }
 
-fn read<'a>(
-    world: &World,
-    pinned: &BTreeSet<(String, String)>,
-    files: &'a mut BTreeMap<PathBuf, Seen>,
-    path: &Path,
-) -> Option<&'a Seen> {
-    let stamp = stamp_of(path)?;
+/// On another thread: a file may be large, its disk slow, and everybody's messages pass through this one.
+async fn read(world: &World, pinned: &BTreeSet<(String, String)>, files: &mut BTreeMap<PathBuf, Seen>, path: &Path) {
+    let Some(stamp) = stamp_of(path) else { return };
     let signed = stamp_of(&signing::signatures_path(path));
     let before = files.get(path);
     // Who was let in is not asked again; who was refused may have got a signature.
     if before.is_some_and(|seen| seen.stamp == stamp && (seen.signed == signed || seen.fault.is_none())) {
-        return files.get(path);
+        return;
     }
-    let (image, fault) = match world.images.put(path, |image| admit(world, pinned, path, image)) {
+    let judge = Judge {
+        images: world.images.clone(),
+        policy: world.config.images.clone(),
+        proved: world.proved.versions(),
+        pinned: pinned.clone(),
+        remark: None,
+    };
+    let owned = path.to_owned();
+    let (put, remark) = smol::unblock(move || judge.put(&owned)).await;
+    if let Some(remark) = remark {
+        world.board.warn(format!("{} may run all the same: {remark}", path.display()));
+    }
+    let (image, fault) = match put {
         Ok(image) => (Some(Rc::new(image)), None),
         Err(error) => {
             let reason = error.to_string();
@@ -126,25 +144,42 @@ fn read<'a>(
         }
     };
     files.insert(path.to_owned(), Seen { stamp, signed, image, fault });
-    files.get(path)
 }
 
-/// The signatures of an image at `path` that may run here: one who is trusted signed it, and it does not go back.
-fn admit(
-    world: &World,
-    pinned: &BTreeSet<(String, String)>,
-    path: &Path,
-    image: &Image,
-) -> Result<Option<String>, String> {
-    let signatures = signing::signatures(path).map_err(|e| format!("its .sig file can't be read: {e}"))?;
-    let proved = world.proved.version(&image.name);
-    let pinned = pinned.contains(&(image.name.clone(), image.version.clone()));
-    let policy = &world.config.images;
-    let remark = signature::admit(policy, image, signatures.as_deref(), proved.as_deref(), pinned)?;
-    if let Some(remark) = remark {
-        world.board.warn(format!("{} may run all the same: {remark}", path.display()));
+/// All that a file is judged by.
+struct Judge {
+    images: Images,
+    policy: ImagesConfig,
+    proved: BTreeMap<String, String>,
+    pinned: BTreeSet<(String, String)>,
+    /// What is to be said of one that may run.
+    remark: Option<String>,
+}
+
+impl Judge {
+    fn put(mut self, path: &Path) -> (Result<Image, StoreError>, Option<String>) {
+        let images = self.images.clone();
+        let put = images.put(path, |image| self.admit(path, image));
+        (put, self.remark)
     }
-    Ok(signatures)
+
+    /// The signatures of an image at `path` that may run here: one who is trusted signed it, and it does not go back.
+    fn admit(&mut self, path: &Path, image: &Image) -> Result<Option<String>, String> {
+        let signatures = signing::signatures(path).map_err(|e| format!("its .sig file can't be read: {e}"))?;
+        let proved = self.proved.get(&image.name).map(String::as_str);
+        let pinned = self.pinned.contains(&(image.name.clone(), image.version.clone()));
+        self.remark = signature::admit(&self.policy, image, signatures.as_deref(), proved, pinned)?;
+        Ok(signatures)
+    }
+}
+
+/// Single files that are named as images.
+pub fn files_of<'s>(asked: impl Iterator<Item = &'s ModuleSpec>) -> Vec<PathBuf> {
+    let file = |spec: &ModuleSpec| match &spec.image {
+        Reference::File(path) => Some(path.clone()),
+        _ => None,
+    };
+    asked.filter_map(file).collect()
 }
 
 /// By the configuration, or by the manifest in force.

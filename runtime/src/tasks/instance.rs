@@ -10,6 +10,7 @@ use smol::channel::Receiver;
 
 use super::board::{LastExit, Order, Slot, Status};
 use super::life::{End, Life};
+use super::tally::Of;
 use super::world::World;
 use crate::io::image::device;
 use crate::io::process::{self, Host, Spec};
@@ -88,7 +89,9 @@ async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, rest
     let end = life.watch(orders, restart).await;
     let ending = life.bury(&end).await;
     slot.pid.set(None);
-    slot.link.set(None);
+    let reason = if matches!(end, End::Asked(_)) { "stopped" } else { "ended" };
+    let ran = if slot.link.take().is_some() { Of::Disconnect } else { Of::ConnectFailed };
+    world.board.tally.count(ran, &[&world.named(&slot.name), reason]);
     slot.methods.borrow_mut().clear();
     if let Some(link) = life.link {
         world.port.turn(|hub, now| hub.close_link(now, link, ending));
@@ -131,6 +134,7 @@ fn not_started(world: &World, slot: &Slot, error: &std::io::Error) -> End {
     let at = world.port.now().wall;
     log::warn!("instance={}/{} exit=\"{exit}\"", slot.name, slot.generation.get());
     *slot.last_exit.borrow_mut() = Some(LastExit { at, text: exit.to_string(), code: exit.code() });
+    world.board.tally.count(Of::ConnectFailed, &[&world.named(&slot.name), "not_started"]);
     End::Exited(exit)
 }
 

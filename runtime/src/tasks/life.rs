@@ -11,6 +11,7 @@ use smol::{Async, Timer};
 use super::board::{LastExit, Order, Slot, Status};
 use super::port::Wire;
 use super::reader::{self, Said};
+use super::tally::Of;
 use super::world::World;
 use crate::io::crash_report::Crash;
 use crate::io::process::{self, Ended, Host};
@@ -64,6 +65,7 @@ pub struct Life {
     ping: Option<u64>,
     /// Nothing more comes from the link, and only the end of the process is waited for.
     link_over: bool,
+    begun: Mono,
 }
 
 impl Life {
@@ -99,6 +101,7 @@ impl Life {
             hello: false,
             ping: None,
             link_over: false,
+            begun: world.port.now().mono,
         };
         life.say_hello(link);
         Ok(life)
@@ -119,10 +122,8 @@ impl Life {
 
     /// Until the process is over or somebody wants it to be.
     pub async fn watch(&mut self, orders: &Receiver<Order>, restart: &mut Restart) -> End {
-        let mut deadline = Some(self.world.port.now().mono.after(HELLO_WAIT));
-        if self.world.config.wait_debugger.contains(&self.slot.name) {
-            deadline = None;
-        }
+        let waits = self.world.config.wait_debugger.contains(&self.slot.name);
+        let mut deadline = (!waits).then(|| self.world.port.now().mono.after(HELLO_WAIT));
         loop {
             let event = self.next(orders, deadline, restart).await;
             match event {
@@ -205,6 +206,7 @@ impl Life {
             }
             Said::Started => {
                 let now = self.world.port.now();
+                self.world.board.tally.time(Of::Command, &["start"], now.mono.since(self.begun));
                 restart.handle_started(now.mono);
                 self.slot.set_status(Status::Running, now);
                 self.well_at = self.world.window(&self.slot).map(|window| now.mono.after(window));
@@ -255,6 +257,7 @@ impl Life {
             state_dir: &state_dir.to_string_lossy(),
         };
         self.world.port.send(link, &frame);
+        self.world.board.tally.count(Of::TwinRead, &["edge_hub", &self.world.named(&self.slot.name)]);
     }
 
     /// One callback that lasts too long, or a host that does not answer, is a hang; not while a debugger has it.
@@ -308,9 +311,8 @@ impl Life {
         }
         match ended {
             Some(Ended::Signal(signal)) => Exit::Signal { signal, image_offset: page.image_offset() },
-            Some(Ended::Code(0)) if !self.hello => Exit::NeverHello,
-            Some(Ended::Code(code)) => Exit::Code(code),
-            None => Exit::NeverHello,
+            Some(Ended::Code(code)) if code != 0 || self.hello => Exit::Code(code),
+            Some(Ended::Code(_)) | None => Exit::NeverHello,
         }
     }
 
@@ -326,6 +328,7 @@ impl Life {
 
     /// Asks it to end, and sees to it that it does.
     async fn stop(&mut self) {
+        let begin = self.world.port.now().mono;
         if let Some(link) = self.link {
             self.world.port.send(link, &ToHost::Stop { grace_ms: STOP_GRACE.as_millis() as u32 });
         }
@@ -339,6 +342,7 @@ impl Life {
             self.host.kill();
             let _ = self.exited.readable().await;
         }
+        self.world.board.tally.time(Of::Command, &["stop"], self.world.port.now().mono.since(begin));
     }
 
     /// Reaps the process and keeps what is worth keeping of a crash.

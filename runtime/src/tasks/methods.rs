@@ -8,6 +8,7 @@ use smol::channel::Receiver;
 
 use super::board::{MethodAnswer, Slot};
 use super::mailbox::Refusal;
+use super::tally::Of;
 use super::world::World;
 use crate::logic::hub::LinkIx;
 use crate::model::limits::{METHOD_BYTES_MAX, METHOD_NAME_MAX, METHOD_WAIT_MAX, METHODS_MAX};
@@ -23,9 +24,10 @@ pub struct Call {
     pub response_ms: u32,
 }
 
-/// The method's own status and payload. The refusal has the HTTP status that says the same.
+/// For who is called `from` in the counts. The method's own status and payload. The refusal has the HTTP status that says the same.
 pub async fn call(
     world: &World,
+    from: &str,
     module: &str,
     name: &str,
     payload: &[u8],
@@ -36,11 +38,12 @@ pub async fn call(
         let busy = || Refusal::new(429, format!("{module} has too many calls open; try again"));
         return wait(module, seat.call(name, payload).ok_or_else(busy)?, timeout_ms).await;
     }
-    ask(world, module, name, payload, timeout_ms).await
+    ask(world, from, module, name, payload, timeout_ms).await
 }
 
 async fn ask(
     world: &World,
+    from: &str,
     module: &str,
     name: &str,
     payload: &[u8],
@@ -55,7 +58,10 @@ async fn ask(
     slot.last_call.set(rid);
     slot.methods.borrow_mut().insert(rid, answer);
     world.port.send(link, &ToHost::Method { rid, name, payload, timeout_ms });
+    let asked = world.port.now().mono;
     let answer = wait(module, answered, timeout_ms).await;
+    let ms = world.port.now().mono.since(asked);
+    world.board.tally.took(Of::Method, &[from, &world.named(module)], ms);
     slot.methods.borrow_mut().remove(&rid);
     answer
 }
@@ -83,7 +89,7 @@ pub fn call_for(world: &Rc<World>, caller: &Rc<Slot>, link: LinkIx, call: Call) 
     caller.calls.set(caller.calls.get() + 1);
     let executor = Rc::clone(&world.executor);
     let asked = async move {
-        let answered = between(&world, &call).await;
+        let answered = between(&world, &world.named(&caller.name), &call).await;
         caller.calls.set(caller.calls.get() - 1);
         answer(&world, link, call.rid, answered);
     };
@@ -104,7 +110,7 @@ fn judge(caller: &Slot, call: &Call) -> Result<(), Refusal> {
 }
 
 /// Only instances: the runtime's own identities take orders from the cloud and from operators.
-async fn between(world: &World, call: &Call) -> Result<MethodAnswer, Refusal> {
+async fn between(world: &World, from: &str, call: &Call) -> Result<MethodAnswer, Refusal> {
     let module = &call.module;
     let runs = || world.board.slot(module).is_some_and(|slot| slot.link.get().is_some());
     let arrives = async {
@@ -120,7 +126,7 @@ async fn between(world: &World, call: &Call) -> Result<MethodAnswer, Refusal> {
         smol::future::or(arrives, late).await;
     }
     let response_ms = call.response_ms.clamp(1, METHOD_WAIT_MAX.as_millis() as u32);
-    let (status, payload) = ask(world, module, &call.name, &call.payload, response_ms).await?;
+    let (status, payload) = ask(world, from, module, &call.name, &call.payload, response_ms).await?;
     if payload.len() > METHOD_BYTES_MAX {
         return Err(Refusal::new(
             413,

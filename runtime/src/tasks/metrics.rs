@@ -2,21 +2,21 @@
 //! Must never count anything itself, nor put out what it does not know.
 
 use super::board::Slot;
-use super::storage::Job;
+use super::storage::Asks;
 use super::wear::written_bytes;
 use super::world::World;
 use crate::io::disk::{self, Disk};
 use crate::io::store::Sizes;
+use crate::io::usage::{self, Usage};
 use crate::logic::hub::{Overview, SourceView, StoreState};
-use crate::logic::metrics::{Kind, Page};
+use crate::logic::metrics::{Kind, Number, Page};
 use crate::model::endpoint::{Endpoint, Priority};
 use crate::model::time::Now;
 use std::rc::Rc;
+use std::time::Duration;
 
-pub async fn text(world: &World, jobs: &smol::channel::Sender<Job>) -> String {
-    let (answer, sizes) = smol::channel::bounded(1);
-    let _ = jobs.send(Job::Sizes { answer }).await;
-    let sizes = sizes.recv().await.unwrap_or_default();
+pub async fn text(world: &World, asks: &Asks) -> String {
+    let sizes = asks.sizes().await;
     let now = world.port.now();
     let hub = world.config.cloud.modules.values().next().map_or("", |credentials| &credentials.host_name);
     // Tells one run of the runtime from the next, as the field's does.
@@ -31,6 +31,7 @@ pub async fn text(world: &World, jobs: &smol::channel::Sender<Job>) -> String {
     store(&mut page, &overview, sizes);
     routes(&mut page, world);
     uplinks(&mut page, world);
+    world.board.tally.put_out(&mut page);
     page.text()
 }
 
@@ -42,13 +43,8 @@ fn towards(endpoint: &Endpoint) -> (&str, &str) {
     }
 }
 
-/// What the modules of this device are called in the field's labels.
-fn id(world: &World, module: &str) -> String {
-    format!("{}/{module}", world.config.device_id)
-}
-
 fn messages(page: &mut Page, world: &World, sources: &[SourceView]) {
-    let of = |source: &SourceView| (id(world, &source.source.module), source.source.output.clone());
+    let of = |source: &SourceView| (world.named(&source.source.module), source.source.output.clone());
     let mut family = page.family("edgehub_messages_received_total", Kind::Counter, "Messages that modules sent.");
     for source in sources {
         let (id, output) = of(source);
@@ -64,23 +60,7 @@ fn messages(page: &mut Page, world: &World, sources: &[SourceView]) {
     for (id, (sum, count)) in sizes {
         family.summary(&[("id", &id)], sum, count);
     }
-    let mut family =
-        page.family("edgehub_messages_sent_total", Kind::Counter, "Messages that a module or the cloud acknowledged.");
-    for source in sources {
-        let (from, output) = of(source);
-        for (endpoint, priority, count) in &source.delivered {
-            let ((to, input), priority) = (towards(endpoint), priority.to_string());
-            let to = if to == "upstream" { to.to_owned() } else { id(world, to) };
-            let labels = [
-                ("from", from.as_str()),
-                ("to", &to),
-                ("from_route_output", &output),
-                ("to_route_input", input),
-                ("priority", &priority),
-            ];
-            family.sample(&labels, *count);
-        }
-    }
+    delivered(page, world, sources);
     let help = "Messages that reached no endpoint: they matched no route, or were too old while they lay in memory (those that \
                 were too old on disk are in skerry_ledger_messages_total).";
     let mut family = page.family("edgehub_messages_dropped_total", Kind::Counter, help);
@@ -97,6 +77,50 @@ fn messages(page: &mut Page, world: &World, sources: &[SourceView]) {
         let labels = [("reason", "storage_failure"), ("from", from.as_str()), ("from_route_output", &output)];
         family.sample(&labels, source.unstored);
     }
+}
+
+/// Per way from an output to an input: how many, and how long they took.
+fn delivered(page: &mut Page, world: &World, sources: &[SourceView]) {
+    let ways = || {
+        sources.iter().flat_map(|source| source.delivered.iter().map(move |way| (source, way))).map(
+            |(source, (endpoint, priority, delivered))| {
+                let ((to, input), priority) = (towards(endpoint), priority.to_string());
+                let to = if to == "upstream" { to.to_owned() } else { world.named(to) };
+                let from = world.named(&source.source.module);
+                ([from, to, source.source.output.clone(), input.to_owned(), priority], *delivered)
+            },
+        )
+    };
+    let labels = |names: &[&'static str], values: &[String]| -> Vec<(&'static str, String)> {
+        names.iter().copied().zip(values.iter().cloned()).collect()
+    };
+    let all = ["from", "to", "from_route_output", "to_route_input", "priority"];
+    let mut family =
+        page.family("edgehub_messages_sent_total", Kind::Counter, "Messages that a module or the cloud acknowledged.");
+    for (way, delivered) in ways() {
+        family.sample(&borrowed(&labels(&all, &way)), delivered.messages);
+    }
+    let help = "From the way to a module or the cloud to its acknowledgement.";
+    let mut family = page.family("edgehub_message_send_duration_seconds", Kind::Summary, help);
+    for (way, delivered) in ways() {
+        family.seconds(&borrowed(&labels(&all[..4], &way[..4])), delivered.sent_ms, delivered.messages);
+    }
+    let help =
+        "From the arrival of a message to its acknowledgement; of one that lay on disk from when it was read back.";
+    let mut family = page.family("edgehub_message_process_duration_seconds", Kind::Summary, help);
+    // One output may lead to several inputs of a module: here they are one.
+    let mut sums = std::collections::BTreeMap::<[String; 3], (u64, u64)>::new();
+    for ([from, to, _, _, priority], delivered) in ways() {
+        let (ms, count) = sums.entry([from, to, priority]).or_default();
+        (*ms, *count) = (*ms + delivered.process_ms, *count + delivered.messages);
+    }
+    for (way, (ms, count)) in sums {
+        family.seconds(&borrowed(&labels(&["from", "to", "priority"], &way)), ms, count);
+    }
+}
+
+fn borrowed<'a>(labels: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
+    labels.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
 /// What the ledger knows goes on over restarts of the runtime.
@@ -179,13 +203,35 @@ fn modules(page: &mut Page, world: &World, now: Now) {
     for slot in &slots {
         family.sample(&[("module_name", &slot.name)], slot.setup.borrow().limits.memory_bytes_max);
     }
+    processes(page, &slots, now);
     let mut family =
         page.family("edgehub_client_connect_success_total", Kind::Counter, "Processes that came to the hub.");
     for slot in &slots {
-        family.sample(&[("id", &id(world, &slot.name))], slot.connects.get());
+        family.sample(&[("id", &world.named(&slot.name))], slot.connects.get());
     }
     let connected = slots.iter().filter(|slot| slot.link.get().is_some()).count();
     page.family("edgehub_connected_clients", Kind::Gauge, "Modules that are connected.").sample(&[], connected as u64);
+}
+
+/// What the kernel knows of each process. What can't be read is left out; a network of its own no module has.
+fn processes(page: &mut Page, slots: &[Rc<Slot>], now: Now) {
+    let own = ("edgeHub", std::process::id() as i32);
+    let there = slots.iter().filter_map(|slot| Some((slot.name.as_str(), slot.pid.get()?))).chain([own]);
+    let used: Vec<(&str, Usage)> =
+        there.filter_map(|(name, pid)| Some((name, usage::of(pid, Duration::from_millis(now.mono.0))?))).collect();
+    let mut one = |name, kind, help, value: &dyn Fn(&Usage) -> Option<Number>| {
+        let mut family = page.family(name, kind, help);
+        for (module, value) in used.iter().filter_map(|(module, usage)| Some((module, value(usage)?))) {
+            family.sample(&[("module_name", module)], value);
+        }
+    };
+    let help = "Processor time of a process, of the time since its start.";
+    one("edgeAgent_used_cpu_percent", Kind::Gauge, help, &|used| Some(used.cpu_percent.into()));
+    one("edgeAgent_created_pids_total", Kind::Gauge, "Threads of a process.", &|used| Some(used.threads.into()));
+    let help = "Bytes that a process had read from disk.";
+    one("edgeAgent_total_disk_read_bytes", Kind::Gauge, help, &|used| used.read_bytes.map(Number::from));
+    let help = "Bytes that a process had written to disk.";
+    one("edgeAgent_total_disk_write_bytes", Kind::Gauge, help, &|used| used.written_bytes.map(Number::from));
 }
 
 fn device(page: &mut Page, world: &World, now: Now) {
@@ -259,7 +305,7 @@ fn uplinks(page: &mut Page, world: &World) {
     let mut one = |name, kind, help, value: &dyn Fn(&super::board::Uplink) -> u64| {
         let mut family = page.family(name, kind, help);
         for uplink in uplinks.values() {
-            family.sample(&[("id", &id(world, &uplink.module))], value(uplink));
+            family.sample(&[("id", &world.named(&uplink.module))], value(uplink));
         }
     };
     let help = "Whether an identity is connected to the cloud.";

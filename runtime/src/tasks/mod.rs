@@ -30,6 +30,7 @@ pub mod senders;
 pub mod storage;
 pub mod supply;
 pub mod system;
+pub mod tally;
 pub mod taps;
 pub mod traces;
 pub mod upstream;

@@ -11,9 +11,9 @@ use std::time::Duration;
 use smol::Async;
 use smol::channel::{Receiver, Sender};
 
-use super::storage::{Done, Job};
+use super::storage::{Done, Job, LOADS_MAX};
 use crate::io::clock::Clock;
-use crate::logic::hub::{Hub, LetterId, LinkIx};
+use crate::logic::hub::{Hub, LetterId, LinkIx, StoreState};
 use crate::model::time::{Mono, Now};
 use skerry_abi::wire::frame::{self, Outcome, ToHost};
 
@@ -113,9 +113,13 @@ impl Port {
     }
 
     /// Says when the next commit to be built is on disk. Asked *before* the turn that puts a document, since that turn
-    /// may build the commit.
+    /// may build the commit. With a broken store that is at once: nobody knows when there will be another commit.
     pub fn when_committed(&self) -> Receiver<Result<(), String>> {
         let (done, wait) = smol::channel::bounded(1);
+        if let StoreState::Broken(reason) = self.hub.borrow().store_state() {
+            let _ = done.try_send(Err(format!("the store is broken: {reason}")));
+            return wait;
+        }
         self.waiting.borrow_mut().push((self.last_commit.get() + 1, done));
         wait
     }
@@ -140,7 +144,7 @@ impl Port {
             self.last_commit.set(commit.id);
             self.submit(Job::Commit(Box::new(commit)));
         }
-        while !self.jobs.is_full()
+        while self.jobs.len() < LOADS_MAX
             && let Some(request) = hub.poll_load()
         {
             self.submit(Job::Load(request));
@@ -152,9 +156,10 @@ impl Port {
         }
     }
 
-    /// The storage thread has room: one commit is out at a time, and reads only while the channel is not full.
+    /// The storage thread has room for it: see `JOBS_MAX`.
     fn submit(&self, job: Job) {
-        if self.jobs.try_send(job).is_err() {
+        if let Err(error) = self.jobs.try_send(job) {
+            debug_assert!(error.is_closed(), "a job found no place");
             log::error!("store thread=gone");
         }
     }
@@ -233,14 +238,20 @@ impl Port {
         }
     }
 
-    /// Commits everything that is left, for a clean stop. The caller then waits for the storage thread.
-    pub fn commit_all(&self) -> bool {
+    /// The next step of a clean stop: a commit of what is left, or the wait for the one under way. `None` when nothing is left
+    /// that can be written.
+    pub fn commit_rest(&self) -> Option<Receiver<Result<(), String>>> {
         let now = self.clock.now();
-        let commit = self.hub.borrow_mut().final_commit(now);
-        let Some(commit) = commit else { return false };
-        self.last_commit.set(commit.id);
-        self.submit(Job::Commit(Box::new(commit)));
-        true
+        let mut hub = self.hub.borrow_mut();
+        if let Some(commit) = hub.final_commit(now) {
+            self.last_commit.set(commit.id);
+            self.submit(Job::Commit(Box::new(commit)));
+        } else if !hub.is_committing() {
+            return None;
+        }
+        let (done, wait) = smol::channel::bounded(1);
+        self.waiting.borrow_mut().push((self.last_commit.get(), done));
+        Some(wait)
     }
 }
 
@@ -294,5 +305,63 @@ pub async fn run_timer(port: Rc<Port>, rearmed: Receiver<()>) {
         if due <= port.now().mono {
             port.turn(|hub, now| hub.on_timeout(now));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::store::LastClock;
+    use crate::logic::hub::{HubConfig, Ledger, QueueRow, Restored};
+    use crate::logic::routing::RouteTable;
+    use crate::model::endpoint::{Endpoint, PRIORITY_DEFAULT};
+    use crate::model::time::Wall;
+    use crate::tasks::storage::{Asks, JOBS_MAX};
+
+    #[test]
+    fn nobody_waits_for_a_commit_of_a_broken_store() {
+        let hub = Hub::new("d", HubConfig::default(), RouteTable::new([]).unwrap(), Restored::default());
+        let (jobs, _queue) = smol::channel::bounded(JOBS_MAX);
+        let (port, _timer) = Port::new(hub, Clock::start(&LastClock::default(), Wall(0)), jobs);
+        let put = || port.turn(|hub, now| hub.put_document(now, "twin/x", Some(b"{}".to_vec()), true));
+        let first = port.when_committed();
+        put();
+        assert!(first.try_recv().is_err(), "it is under way");
+        port.handle_done(Done::Committed { id: 1, result: Err("simulated".to_owned()) });
+        assert_eq!(first.try_recv(), Ok(Err("simulated".to_owned())));
+        let second = port.when_committed();
+        put();
+        assert_eq!(second.try_recv(), Ok(Err("the store is broken: simulated".to_owned())));
+        // Then comes the commit of what was put meanwhile.
+        port.handle_done(Done::Reopened);
+        port.handle_done(Done::Committed { id: 2, result: Ok(Default::default()) });
+        let third = port.when_committed();
+        put();
+        assert!(third.try_recv().is_err(), "it is under way");
+        port.handle_done(Done::Committed { id: 3, result: Ok(Default::default()) });
+        assert_eq!(third.try_recv(), Ok(Ok(())));
+    }
+
+    /// After a start every queue asks how old its first block is; a commit that finds no place would never be answered, and no
+    /// other would follow it.
+    #[test]
+    fn a_commit_finds_its_place_behind_any_number_of_reads_and_questions() {
+        let endpoint = |at: u32| Endpoint::Input { module: format!("m{at}"), input: "in".into() };
+        let ledger = Ledger { stored: 1, ..Ledger::default() };
+        let row = |id| QueueRow { id, endpoint: endpoint(id), priority: PRIORITY_DEFAULT, ledger };
+        let restored = Restored { next_block: 2, queues: (1..100).map(row).collect(), ..Restored::default() };
+        let hub = Hub::new("d", HubConfig::default(), RouteTable::new([]).unwrap(), restored);
+        let (jobs, queue) = smol::channel::bounded(JOBS_MAX);
+        let (port, _timer) = Port::new(hub, Clock::start(&LastClock::default(), Wall(0)), jobs.clone());
+        let asks = Asks::new(jobs);
+        let executor = smol::LocalExecutor::new();
+        port.turn(|_, _| ());
+        let asking: Vec<_> = (0..50).map(|_| executor.spawn(asks.sizes())).collect();
+        while executor.try_tick() {}
+        port.turn(|hub, now| hub.put_document(now, "twin/x", Some(b"{}".to_vec()), true));
+        let found: Vec<Job> = std::iter::from_fn(|| queue.try_recv().ok()).collect();
+        assert!(found.iter().any(|job| matches!(job, Job::Commit(_))), "among {} jobs", found.len());
+        assert_eq!(found.iter().filter(|job| matches!(job, Job::Load(_))).count(), LOADS_MAX);
+        assert!(found.iter().filter(|job| matches!(job, Job::Sizes { .. })).count() < asking.len());
     }
 }

@@ -10,6 +10,7 @@ use smol::io::AsyncBufReadExt;
 use smol::stream::StreamExt;
 
 use super::board::Slot;
+use super::tally::Of;
 use super::world::World;
 use super::{methods, taps};
 use crate::logic::hub::{Hub, LinkIx, Sent};
@@ -253,6 +254,7 @@ fn report(world: &World, slot: &Slot, link: LinkIx, rid: u64, patch: &str) {
             Err(reason) => (400, twin.reported_version(), reason),
         }
     };
+    world.board.tally.count(Of::Reported, &["edge_hub", &world.named(&slot.name)]);
     if status == 204 {
         world.reported_changed(&slot.name);
     } else {

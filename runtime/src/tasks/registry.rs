@@ -52,7 +52,7 @@ pub async fn answer(world: &World, device: &Credentials, request: &Request) -> R
 /// Nothing where it has one already.
 pub fn start_uplink(world: &Rc<World>, module: &str, identity: Credentials) {
     let Some(dialler) = &world.dialler else { return };
-    if world.board.uplinks.borrow().contains_key(module) {
+    if world.board.stopping.get() || world.board.uplinks.borrow().contains_key(module) {
         return;
     }
     let cloud = &world.config.cloud;

@@ -5,6 +5,7 @@ use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
 
 use smol::channel::{Receiver, Sender};
+use smol::lock::Semaphore;
 
 use crate::io::clock;
 use crate::io::store::{Letter, OpenError, Opened, Sizes, Store};
@@ -39,8 +40,42 @@ pub enum Done {
     },
 }
 
-/// Jobs that may wait: one commit, and reads of a few queues.
-pub const JOBS_MAX: usize = 16;
+/// Reads of queues that may wait.
+pub const LOADS_MAX: usize = 16;
+/// Questions of operators that may wait.
+const ASKS_MAX: usize = 4;
+/// Jobs that may wait: all of those, and the two commits of a stop. A commit must always find place, since there is no other
+/// until it is answered.
+pub const JOBS_MAX: usize = LOADS_MAX + ASKS_MAX + 2;
+
+/// The way of operators' questions to the thread: only so many at once.
+pub struct Asks {
+    jobs: Sender<Job>,
+    open: Semaphore,
+}
+
+impl Asks {
+    pub fn new(jobs: Sender<Job>) -> Asks {
+        Asks { jobs, open: Semaphore::new(ASKS_MAX) }
+    }
+
+    /// Nothing but zeros when the thread is gone.
+    pub async fn sizes(&self) -> Sizes {
+        self.ask(|answer| Job::Sizes { answer }).await.unwrap_or_default()
+    }
+
+    /// A page of dead letters; `None` when the thread is gone.
+    pub async fn dead_letters(&self, from: LetterId, limit: usize) -> Option<Result<Vec<Letter>, String>> {
+        self.ask(|answer| Job::DeadLetters { from, limit, answer }).await
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(Sender<T>) -> Job) -> Option<T> {
+        let _place = self.open.acquire().await;
+        let (answer, answered) = smol::channel::bounded(1);
+        self.jobs.send(job(answer)).await.ok()?;
+        answered.recv().await.ok()
+    }
+}
 
 /// Commits between two looks at what can be given back while there is always another job.
 const SWEEP_EVERY: u32 = 16;

@@ -2,6 +2,7 @@
 //! between hub and session, twin and methods between cloud and instance. Must never hold up another identity, and never
 //! complete a message that the cloud has not acknowledged.
 
+use std::collections::BTreeMap;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,11 +13,13 @@ use smol::channel::{Receiver, Sender, bounded};
 use super::board::Uplink;
 use super::methods;
 use super::port::Wire;
+use super::tally::Of;
 use super::world::World;
 use crate::io::dial::within;
 use crate::io::ws::{self, Connection, Dialler};
 use crate::logic::dialect;
 use crate::logic::hub::{Ending, LinkIx};
+use crate::logic::manifest::AGENT;
 use crate::logic::session::{Action, Event, Loss, Session};
 use crate::logic::twin_sync::{Request, TwinSync};
 use crate::model::limits::{METHOD_BYTES_MAX, METHODS_MAX};
@@ -28,6 +31,9 @@ use skerry_abi::wire::record::Record;
 const GOOD_BYE: Duration = Duration::from_secs(1);
 /// What a method of a module may take; the cloud's own default.
 const METHOD_TIMEOUT_MS: u32 = 30_000;
+
+/// The cloud in the labels of metrics.
+const UPSTREAM: &str = "upstream";
 
 /// A method's answer on its way to the cloud: topic and payload.
 type Answer = (String, Vec<u8>);
@@ -56,6 +62,9 @@ pub struct Upstream {
     answers: Receiver<Answer>,
     /// What was logged last, so that the same is not said again with every attempt.
     said: Option<String>,
+    /// Requests of the twin without an answer, and when they were sent.
+    asked: BTreeMap<u64, (Of, Mono)>,
+    lost_at: Option<Mono>,
 }
 
 impl Upstream {
@@ -86,6 +95,8 @@ impl Upstream {
             answer,
             answers,
             said: None,
+            asked: BTreeMap::new(),
+            lost_at: None,
         }
     }
 
@@ -286,6 +297,11 @@ impl Upstream {
             self.uplink.twin_in_step.set(self.twin.is_in_step(twin));
             request
         };
+        match &request {
+            Some(Request::Get { rid }) => drop(self.asked.insert(*rid, (Of::TwinRead, now))),
+            Some(Request::Report { rid, .. }) => drop(self.asked.insert(*rid, (Of::Reported, now))),
+            None => {}
+        }
         match request {
             Some(Request::Get { rid }) => self.session.request(now, &dialect::twin_get_topic(rid), b" "),
             Some(Request::Report { rid, patch }) => {
@@ -328,6 +344,7 @@ impl Upstream {
                 self.world.port.turn(|hub, now| hub.give_up(now, link, delivery, &reason));
             }
             Event::TwinAnswer { rid, status, body, .. } => {
+                self.tally_twin(now, rid, status < 300);
                 self.twin_changed(&client, |sync, twin| sync.handle_answer(now, twin, rid, status, &body));
             }
             Event::Desired { version, body } => {
@@ -337,8 +354,20 @@ impl Upstream {
         }
     }
 
+    fn tally_twin(&mut self, now: Mono, rid: u64, good: bool) {
+        let Some((of, asked)) = self.asked.remove(&rid) else { return };
+        let tally = &self.world.board.tally;
+        tally.took(of, &[UPSTREAM, &self.uplink.identity], now.since(asked));
+        if of == Of::TwinRead && self.uplink.module == AGENT {
+            tally.count(if good { Of::Sync } else { Of::FailedSync }, &[]);
+        }
+    }
+
     fn up(&mut self, client: &str) {
         let now = self.world.port.now();
+        if let Some(lost) = self.lost_at.take() {
+            self.world.board.tally.time(Of::Offline, &[client], now.mono.since(lost));
+        }
         self.uplink.connected.set(true);
         self.uplink.since.set(now.wall);
         self.uplink.connects.set(self.uplink.connects.get() + 1);
@@ -353,7 +382,18 @@ impl Upstream {
 
     /// One line for one reason, however often it is met.
     fn down(&mut self, client: &str, why: Option<String>, retry_in_ms: u64) {
-        self.uplink.connected.set(false);
+        let was_connected = self.uplink.connected.replace(false);
+        let given_up = self.asked.len();
+        self.asked.clear();
+        if self.uplink.module == AGENT {
+            (0..given_up).for_each(|_| self.world.board.tally.count(Of::FailedSync, &[]));
+        }
+        if was_connected && why.is_some() {
+            self.lost_at = Some(self.world.port.now().mono);
+            self.world.board.tally.count(Of::Offline, &[client]);
+        } else if why.is_some() {
+            self.world.board.tally.count(Of::Retry, &[client, "connect"]);
+        }
         self.uplink.since.set(self.world.port.now().wall);
         let Some(why) = why else { return };
         let level = if self.said.as_ref() == Some(&why) { log::Level::Debug } else { log::Level::Warn };
@@ -389,7 +429,7 @@ impl Upstream {
         self.uplink.methods.set(self.uplink.methods.get() + 1);
         let (world, uplink, answer) = (Rc::clone(&self.world), Rc::clone(&self.uplink), self.answer.clone());
         let asked = async move {
-            let called = methods::call(&world, &uplink.module, &name, &payload, METHOD_TIMEOUT_MS).await;
+            let called = methods::call(&world, UPSTREAM, &uplink.module, &name, &payload, METHOD_TIMEOUT_MS).await;
             let (status, body) = called.unwrap_or_else(|refusal| {
                 let body = serde_json::json!({"message": refusal.message}).to_string();
                 (i32::from(refusal.status), body.into_bytes())

@@ -4,10 +4,9 @@
 use std::rc::Rc;
 
 use serde_json::{Value, json};
-use smol::channel::Sender;
 
 use super::board::{Asked, Slot};
-use super::storage::Job;
+use super::storage::Asks;
 use super::wear;
 use super::world::World;
 use crate::logic::hub::{StoreState, Tapped};
@@ -17,10 +16,8 @@ use crate::model::endpoint::Endpoint;
 use skerry_abi::wire::frame::Outcome;
 use skerry_abi::wire::record::Record;
 
-pub async fn status(world: &World, jobs: &Sender<Job>) -> Value {
-    let (answer, sizes) = smol::channel::bounded(1);
-    let _ = jobs.send(Job::Sizes { answer }).await;
-    let sizes = sizes.recv().await.unwrap_or_default();
+pub async fn status(world: &World, asks: &Asks) -> Value {
+    let sizes = asks.sizes().await;
     let now = world.port.now();
     let overview = world.port.look(|hub| hub.overview());
     let written = wear::look(world);

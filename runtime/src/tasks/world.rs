@@ -11,6 +11,7 @@ use crate::io::executor::Executor;
 use super::board::{Board, Slot};
 use super::mailbox::Refusal;
 use super::port::Port;
+use super::tally::Of;
 use crate::io::clock::{self, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::hosts::Hosts;
@@ -70,6 +71,18 @@ impl World {
         let slots = self.board.slots.borrow();
         let found = slots.get(module).cloned();
         found.ok_or_else(|| Refusal::no_such_module(module, slots.keys().map(String::as_str)))
+    }
+
+    /// What a module of this device is called in the field's labels.
+    pub fn named(&self, module: &str) -> String {
+        format!("{}/{module}", self.config.device_id)
+    }
+
+    /// Everything is as the manifest in force asks for.
+    pub fn deployed(&self) {
+        if let Some(taken) = self.board.taken_at.take() {
+            self.board.tally.time(Of::Deployment, &[], self.port.now().mono.since(taken));
+        }
     }
 
     /// When the connection of an identity is given up for want of use. One that somebody listens on stays, unless it was configured

@@ -254,6 +254,39 @@ fn limits_hold() {
     expect(&run.output(), &["memory refused", "files few"]);
 }
 
+/// The kernel counts processes by user, so this limit is one for instances with a uid of their own.
+#[test]
+fn so_many_processes_and_no_more() {
+    if !is_root() {
+        println!("NOT RUN: changing the uid needs root");
+        return;
+    }
+    let forked = |uid: u32, processes: Option<u64>| {
+        let state = State::new();
+        let limits = Limits { processes, ..Limits::default() };
+        let source = r#"__attribute__((constructor)) static void init(void) {
+            int children = 0;
+            for (; children < 40; children++) {
+                pid_t child = fork();
+                if (child == 0) { pause(); _exit(0); }
+                if (child < 0) { printf("refused: %s\n", strerror(errno)); break; }
+            }
+            printf("children %d\n", children); fflush(stdout);
+            kill(0, SIGKILL); }"#;
+        let mut run = Run::start(&state, &Spec { uid: Some(uid), limits, ..state.spec() }, &library(source));
+        run.hello();
+        assert_eq!(run.ended(), Ended::Signal(9));
+        run.output()
+    };
+    let output = forked(UID + 1, Some(12));
+    let children = output.lines().find_map(|line| line.strip_prefix("children ")?.parse::<u32>().ok());
+    assert!(output.contains("refused: Resource temporarily unavailable"), "{output}");
+    assert!(matches!(children, Some(1..12)), "{output}");
+    // As many as it likes, where nobody says otherwise.
+    let output = forked(UID + 2, None);
+    assert!(output.contains("children 40"), "{output}");
+}
+
 #[test]
 fn a_host_ends_with_its_link() {
     let state = State::new();

@@ -77,6 +77,20 @@ fn sample(page: &str, name: &str, labels: &[&str]) -> Option<f64> {
     line.rsplit(' ').next()?.parse().ok()
 }
 
+/// Every name of the field, but for bytes of the network by module: modules share the device's.
+const NAMES: &str = "edgehub_gettwin_total edgehub_messages_received_total edgehub_messages_sent_total edgehub_reported_properties_total \
+    edgehub_message_size_bytes edgehub_gettwin_duration_seconds edgehub_reported_properties_update_duration_seconds \
+    edgehub_message_send_duration_seconds edgehub_message_process_duration_seconds edgehub_direct_methods_total \
+    edgehub_direct_method_duration_seconds edgehub_queue_length edgehub_messages_dropped_total edgehub_messages_unack_total \
+    edgehub_offline_count_total edgehub_offline_duration_seconds edgehub_operation_retry_total edgehub_client_connect_failed_total \
+    edgehub_client_connect_success_total edgehub_client_disconnect_total edgehub_connected_clients \
+    edgeAgent_total_time_running_correctly_seconds edgeAgent_total_time_expected_running_seconds edgeAgent_module_start_total \
+    edgeAgent_module_stop_total edgeAgent_module_prepare_update_total edgeAgent_command_latency_seconds edgeAgent_iothub_syncs_total \
+    edgeAgent_unsuccessful_iothub_syncs_total edgeAgent_deployment_time_seconds edgeagent_direct_method_invocations_count \
+    edgeAgent_host_uptime_seconds edgeAgent_iotedged_uptime_seconds edgeAgent_available_disk_space_bytes \
+    edgeAgent_total_disk_space_bytes edgeAgent_used_memory_bytes edgeAgent_total_memory_bytes edgeAgent_used_cpu_percent \
+    edgeAgent_created_pids_total edgeAgent_total_disk_read_bytes edgeAgent_total_disk_write_bytes edgeAgent_metadata";
+
 #[test]
 fn what_is_counted_can_be_scraped() {
     let mut device = Device::started(ROUTES);
@@ -86,7 +100,11 @@ fn what_is_counted_can_be_scraped() {
         assert_eq!(device.send("tester", "out", &numbered(seq))["outcome"], "delivered");
     }
     device.send("tester", "elsewhere", &numbered(3));
+    assert_eq!(device.skerry(&["method", "$edgeAgent", "ping"]).code, Some(0));
     let page = metrics(&device);
+    for name in NAMES.split_whitespace() {
+        assert!(page.contains(&format!("# TYPE {name} ")), "{name} is missing:\n{page}");
+    }
     let check = |page: &str, name: &str, labels: &[&str], expected: f64| {
         assert_eq!(sample(page, name, labels), Some(expected), "{name} {labels:?}\n{page}");
     };
@@ -104,6 +122,12 @@ fn what_is_counted_can_be_scraped() {
     check(&page, "edgeAgent_module_start_total", &["module_name=\"ledger\""], 1.0);
     check(&page, "skerry_route_evaluations_total", &["route=\"hot\"", "result=\"undefined\""], 4.0);
     check(&page, "skerry_store_state", &["state=\"sound\""], 1.0);
+    check(&page, "edgehub_message_send_duration_seconds_count", &["from=\"d1/tester\"", "to=\"d1/ledger\""], 3.0);
+    check(&page, "edgehub_message_process_duration_seconds_count", &sent[..1], 3.0);
+    check(&page, "edgehub_gettwin_total", &["source=\"edge_hub\"", "id=\"d1/ledger\""], 1.0);
+    check(&page, "edgeagent_direct_method_invocations_count", &["method_name=\"ping\""], 1.0);
+    check(&page, "edgeAgent_command_latency_seconds_count", &["command=\"start\""], 1.0);
+    assert!(sample(&page, "edgeAgent_created_pids_total", &["module_name=\"ledger\""]) >= Some(1.0));
     assert!(sample(&page, "edgeAgent_used_memory_bytes", &["module_name=\"ledger\""]) > Some(100_000.0));
     assert!(
         page.lines().all(|line| line.starts_with("# ") || line.rsplit(' ').next().unwrap().parse::<f64>().is_ok()),

@@ -4,6 +4,7 @@
 use skerry_abi::wire::frame::{self, FromHost, ToHost};
 use skerry_abi::wire::record::{Record, System, Writer};
 use skerry_fuzz::{fuzz, fuzz_text};
+use skerry_runtime::io::store::probe;
 use skerry_runtime::io::{elf, image};
 use skerry_runtime::logic::block::{Block, BlockWriter, Goes};
 use skerry_runtime::logic::{message_json, routing};
@@ -79,6 +80,16 @@ fn blocks() {
         let _ = block.for_each(|message| {
             let _ = (message.goes().count(), Record::parse(message.record).is_ok());
         });
+    });
+}
+
+/// Records of the log, and rows of the index, as a disk may have spoilt them without a checksum to tell.
+#[test]
+fn stored_records() {
+    let good = [probe::record_around(b""), probe::record_around(&b"{\"t\":21.5}".repeat(20)), record()];
+    fuzz("stored_records", &[&good[0], &good[1], &good[2], &[0; 40]], |bytes| {
+        probe::record(bytes);
+        probe::row(bytes);
     });
 }
 

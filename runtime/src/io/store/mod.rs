@@ -10,6 +10,7 @@ mod look;
 mod mend;
 mod open;
 mod plan;
+pub mod probe;
 mod record;
 mod room;
 mod rows;

@@ -65,22 +65,27 @@ fn settle(
     Ok(Some(Settled { queue: id, messages, through }))
 }
 
-/// Refusals of messages that are gone. Blocks are read only if the queue has any, which is rare.
+/// Refusals of messages that are gone. Blocks are read only as long as there can be any in them: those that were refused are
+/// the oldest of their queue, and reading a thousand blocks would stop everything for a second.
 fn forget_attempts(store: &Store, queue: u32, rows: &[RowWrite], effects: &mut Effects) -> Result<(), Fault> {
-    let attempts = store.head.attempts(queue)?;
-    if attempts.is_empty() {
-        return Ok(());
-    }
+    let mut attempts = store.head.attempts(queue)?;
     for row in rows {
+        if attempts.is_empty() {
+            break;
+        }
         let Some(place) = store.head.place(row.block)? else { continue };
         let Ok(bytes) = store.read_block(row.block, &place) else { continue };
         let Ok(block) = Block::parse(&bytes) else { continue };
+        let mut newest = 0;
         // A block that breaks off has told what it could.
         let _ = block.for_each(|message| {
-            if attempts.contains_key(&message.seq) {
+            newest = message.seq;
+            if attempts.remove(&message.seq).is_some() {
                 effects.attempts.push((queue, message.seq, 0));
             }
         });
+        // Later blocks have later messages.
+        attempts = attempts.split_off(&(newest + 1));
     }
     Ok(())
 }

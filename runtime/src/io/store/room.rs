@@ -2,6 +2,7 @@
 //! and one segment in reserve, so that what settles messages can always be written. Must never count what is not a file's length.
 
 use crate::model::limits::COMMIT_BYTES;
+use skerry_abi::wire::record::MESSAGE_BYTES_MAX;
 
 /// The default quota: this, or a quarter of what is free on the file system if that is less.
 pub const QUOTA_BYTES: u64 = 1 << 30;
@@ -56,9 +57,11 @@ impl Quota {
         self.bytes / 16
     }
 
-    /// Below this much room the store is full: the next commit might not find place.
+    /// Below this much room the store is full: the next commit might not find place. Never so little that a largest message
+    /// would not fit: it would wait for room that nobody makes, and everything behind it as well.
     pub fn full_below(&self) -> u64 {
-        (COMMIT_BYTES as u64 + 64 * 1024).min(self.segment_bytes)
+        let message = MESSAGE_BYTES_MAX as u64 + 32 * 1024;
+        (COMMIT_BYTES as u64 + 64 * 1024).min(self.segment_bytes.max(message))
     }
 
     /// Why nothing more is taken, if so.

@@ -8,7 +8,7 @@ use super::entry::{Entry, Key, Place, Target, TargetState};
 use super::queue::{Gap, GapExpiry, Queue};
 use super::stored::{BlockState, is_set, set, unset};
 use super::{Hub, QueueIx, StoreState};
-use crate::model::limits::HEAD_BYTES;
+use crate::model::limits::{HEAD_BYTES, LOAD_EIGHTHS};
 use crate::model::time::Now;
 use skerry_abi::wire::frame::Outcome;
 
@@ -82,12 +82,13 @@ impl Hub {
         if self.gaps == 0 || matches!(self.store, StoreState::Broken(_)) {
             return None;
         }
-        let head_bytes = self.head_bytes();
+        let (head_bytes, roomy) = (self.head_bytes(), self.is_roomy());
         let due = |q: &Queue| match q.gap {
             Some(gap) if q.loading || gap.expiry == GapExpiry::Asked => false,
             Some(gap) if q.consumer.is_none() => gap.expiry == GapExpiry::Unknown,
             // What waits behind the gap for room on disk must not keep the gap from being read.
-            Some(_) => q.head.is_empty() || q.bytes < head_bytes / 2,
+            Some(_) if roomy => q.head.is_empty() || q.bytes < head_bytes / 2,
+            Some(_) => q.head.is_empty() && q.flying == 0,
             None => false,
         };
         let ix = self.queues.iter().position(due)?;
@@ -96,6 +97,11 @@ impl Hub {
         let gap = queue.gap?;
         let peek = queue.consumer.is_none();
         Some(LoadRequest { peek, queue: queue.id, ix: ix as QueueIx, from: gap.from, to: gap.to })
+    }
+
+    /// There is memory for more of a backlog than the next few messages.
+    fn is_roomy(&self) -> bool {
+        self.entries.bytes() < self.config.memory_bytes / 8 * LOAD_EIGHTHS
     }
 
     /// The next commit removes what is too old at the front of the queue's gap.
@@ -180,23 +186,31 @@ impl Hub {
             return;
         }
         gap.expiry = GapExpiry::Unknown;
+        let before = *gap;
         let through = loaded.as_ref().map_or(request.to, |b| b.block);
         gap.from = through + 1;
         if gap.from > gap.to {
             queue.gap = None;
             self.gaps -= 1;
         }
-        if let Some(loaded) = loaded {
-            self.take_in_block(now, request.ix, loaded);
+        if let Some(loaded) = loaded
+            && !self.take_in_block(now, request.ix, loaded)
+        {
+            // What is left of it is asked for again.
+            let queue = &mut self.queues[request.ix as usize];
+            self.gaps += usize::from(queue.gap.is_none());
+            queue.gap = Some(Gap { from: through, ..queue.gap.unwrap_or(before) });
         }
         self.queues[request.ix as usize].join_tail();
     }
 
-    fn take_in_block(&mut self, now: Now, ix: QueueIx, loaded: LoadedBlock) {
+    /// False when memory was too short for all of it.
+    fn take_in_block(&mut self, now: Now, ix: QueueIx, loaded: LoadedBlock) -> bool {
         let at = (ix, loaded.block);
         let (is_broken, readable) = (loaded.unreadable.is_some(), loaded.messages.len() as u32);
         if is_broken && readable > 0 && !self.blocks.contains_key(&at) {
-            return self.take_in_again(now, ix, loaded);
+            self.take_in_again(now, ix, loaded);
+            return true;
         }
         self.blocks.entry(at).or_insert(BlockState {
             total: loaded.total,
@@ -210,9 +224,14 @@ impl Hub {
         if is_broken && readable == 0 {
             self.give_up_block(now, ix, loaded.block);
         }
+        let least = self.entries.bytes() + self.head_bytes() / 2;
         for message in loaded.messages {
+            if !self.is_roomy() && self.entries.bytes() >= least {
+                return false;
+            }
             self.take_in(now, ix, loaded.block, message);
         }
+        true
     }
 
     /// What the row knew is lost, so each message of the block comes once more. Those that were done with are accepted
@@ -245,9 +264,7 @@ impl Hub {
     /// the next commit says so on disk.
     fn give_up_block(&mut self, now: Now, ix: QueueIx, block: u64) {
         let Some(state) = self.blocks.get_mut(&(ix, block)) else { return };
-        let resident: u32 = state.resident.iter().map(|word| word.count_ones()).sum();
-        let open_in_memory = resident.min(state.total - state.settled);
-        let lost = state.total - state.settled - open_in_memory;
+        let lost = state.total - state.settled - state.open_in_memory();
         state.settled += lost;
         state.dirty = true;
         self.dirty_blocks.push((ix, block));

@@ -47,6 +47,7 @@ impl Hub {
     pub fn ready(&mut self, ix: LinkIx) {
         let Some(link) = self.link_mut(ix) else { return };
         link.ready = true;
+        self.mark_output(ix);
         for queue in 0..self.queues.len() {
             if self.queues[queue].consumer.is_none() {
                 self.connect_queue(queue as QueueIx);
@@ -83,6 +84,7 @@ impl Hub {
     /// The link is gone. What it had goes back to its queues, and what it died with counts as refused.
     pub fn close_link(&mut self, now: Now, ix: LinkIx, ending: Ending) {
         let Some(link) = self.link_mut(ix) else { return };
+        let borrowed = link.borrows();
         link.closed = true;
         link.ready = false;
         let queues = std::mem::take(&mut link.queues);
@@ -110,6 +112,10 @@ impl Hub {
             }
         }
         self.drop_link_if_idle(ix);
+        if borrowed {
+            self.borrowers -= 1;
+            self.lend_anew();
+        }
     }
 
     /// A closed link is kept while deliveries that its module finished wait for their children.

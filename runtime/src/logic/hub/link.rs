@@ -92,6 +92,11 @@ impl Link {
         }
     }
 
+    /// It has a share of the memory that is lent to senders: whoever can send, and is there.
+    pub fn borrows(&self) -> bool {
+        !self.closed && !self.outputs.is_empty()
+    }
+
     /// `memory_bytes` is the hub's whole; what flies may take an eighth of it.
     pub fn has_room(&self, memory_bytes: u64) -> bool {
         let (messages, bytes) = match self.upstream {

@@ -27,6 +27,8 @@ mod commit_tests;
 #[cfg(test)]
 mod dead_tests;
 #[cfg(test)]
+mod memory_tests;
+#[cfg(test)]
 mod removed_tests;
 #[cfg(test)]
 mod sim;
@@ -127,7 +129,17 @@ struct SourceCounts {
     unstored: u64,
     /// In memory; what expires on disk is not looked at one by one.
     expired: u64,
-    delivered: SmallVec<[(QueueIx, u64); 2]>,
+    delivered: SmallVec<[(QueueIx, Delivered); 2]>,
+}
+
+/// What a queue's consumer took of one output, and how long that took in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    pub messages: u64,
+    /// From the way to the consumer to its answer.
+    pub sent_ms: u64,
+    /// From the arrival; of what lay on disk from when it was read back.
+    pub process_ms: u64,
 }
 
 /// Whether new messages can be made safe on disk.
@@ -150,6 +162,8 @@ pub struct Hub {
     queues: Vec<Queue>,
     by_endpoint: HashMap<(Endpoint, Priority), QueueIx>,
     links: Vec<Option<Box<Link>>>,
+    /// Links among which the memory for senders is shared out.
+    borrowers: u32,
     entries: Entries,
     /// Everything that is neither committed nor settled, oldest first.
     unsafes: List,
@@ -203,6 +217,7 @@ impl Hub {
             queues: Vec::new(),
             by_endpoint: HashMap::new(),
             links: Vec::new(),
+            borrowers: 0,
             entries: Entries::default(),
             unsafes: List::new(Chain::Unsafe),
             next_seq: restored.next_seq,

@@ -67,6 +67,11 @@ impl Hub {
             && self.documents.is_empty()
     }
 
+    /// One is being carried out.
+    pub fn is_committing(&self) -> bool {
+        self.commit.is_some()
+    }
+
     /// When a commit is due if nothing else happens; `Mono(0)` for at once.
     pub(super) fn next_commit_at(&self) -> Mono {
         if self.commit.is_some() || matches!(self.store, StoreState::Broken(_)) {
@@ -100,9 +105,9 @@ impl Hub {
     /// an endpoint that is away, otherwise when that endpoint has been silent for [`STALLED_AFTER`].
     fn blocked_sender_at(&self) -> Mono {
         let mut due = Mono::NEVER;
+        let (messages, bytes) = self.window();
         for identity in &self.identities {
-            let out = identity.unacked_messages >= self.config.credit_messages
-                || identity.unacked_bytes >= self.config.credit_bytes / 2;
+            let out = identity.unacked_messages >= messages || identity.unacked_bytes >= bytes / 2;
             let Some(key) = identity.sending.front().filter(|_| out) else { continue };
             for target in self.entries[key].targets.iter().filter(|t| t.state != TargetState::Settled) {
                 let queue = &self.queues[target.queue as usize];

@@ -9,10 +9,14 @@ use super::deliver::Fault;
 use super::entry::{Chain, Entry, Key, List, Parent, Target, Ticket};
 use super::link::Link;
 use super::trace::{Arrival, Fate};
-use super::{Hub, Identity, IdentityIx, LinkIx, QueueIx, SourceCounts, SourceIx, SourceState, StoreState, Tapped};
+use super::{
+    Hub, HubConfig, Identity, IdentityIx, LinkIx, QueueIx, SourceCounts, SourceIx, SourceState, StoreState, Tapped,
+};
 use crate::logic::routing::{Envelope, Instant, RecordSubject, Verdicts, View};
 use crate::model::endpoint::Source;
-use crate::model::limits::{CREDIT_OVERDRAFT, REMOVED_KEPT};
+use crate::model::limits::{
+    CREDIT_OVERDRAFT, CREDIT_OVERDRAFT_BYTES, CREDIT_OVERDRAFT_MESSAGES, ENTRY_BYTES, REMOVED_KEPT,
+};
 use crate::model::time::{Age, Now};
 use skerry_abi::wire::frame::{Outcome, Parents, ToHost};
 use skerry_abi::wire::record::Record;
@@ -73,12 +77,32 @@ impl Hub {
     }
 
     fn add_link(&mut self, identity: IdentityIx, module: &str, outputs: &[String], inputs: &[String]) -> LinkIx {
-        let outputs = outputs.iter().map(|output| self.source_of(identity, module, output)).collect();
+        let outputs: Vec<_> = outputs.iter().map(|output| self.source_of(identity, module, output)).collect();
         let ix = LinkIx(self.links.len() as u32);
         let mut link = Link::new(identity, outputs, inputs.to_vec());
+        self.borrowers += u32::from(link.borrows());
         link.credit_told = self.credit_of(&link);
         self.links.push(Some(Box::new(link)));
+        self.lend_anew();
         ix
+    }
+
+    /// The share of each changed, because one came or went.
+    pub(super) fn lend_anew(&mut self) {
+        for ix in 0..self.links.len() {
+            let changed = |link: &Link| link.borrows() && self.credit_of(link) != link.credit_told;
+            if self.links[ix].as_deref().is_some_and(changed) {
+                self.mark_output(LinkIx(ix as u32));
+            }
+        }
+    }
+
+    /// What one sender may have unacknowledged: what was configured, or its share of the half of the memory that is lent.
+    /// Of that share two thirds are for records and one for the bookkeeping of messages.
+    pub(super) fn window(&self) -> (u32, u64) {
+        let share = self.config.memory_bytes / 2 / u64::from(self.borrowers.max(1));
+        let messages = u32::try_from(share / 3 / ENTRY_BYTES).unwrap_or(u32::MAX);
+        (self.config.credit_messages.min(messages).max(1), self.config.credit_bytes.min(share / 3 * 2).max(1))
     }
 
     fn source_of(&mut self, identity: IdentityIx, module: &str, output: &str) -> SourceIx {
@@ -110,14 +134,25 @@ impl Hub {
         let identity = &self.identities[link.identity as usize];
         let inherited = identity.unacked_messages - link.unacked_messages;
         let inherited_bytes = identity.unacked_bytes - link.unacked_bytes;
-        (
-            self.config.credit_messages.saturating_sub(inherited).max(1),
-            self.config.credit_bytes.saturating_sub(inherited_bytes).max(1),
-        )
+        let (messages, bytes) = self.window();
+        (messages.saturating_sub(inherited).max(1), bytes.saturating_sub(inherited_bytes).max(1))
     }
 
+    /// One that does not keep to its credit: a module's host never sends so much, whatever its module does. It is the
+    /// identity that counts, so that nobody gets more by dying.
+    fn is_overdrawn(&self, identity: IdentityIx, record: usize) -> bool {
+        let HubConfig { credit_messages, credit_bytes, .. } = self.config;
+        let Identity { unacked_messages, unacked_bytes, .. } = self.identities[identity as usize];
+        let messages = u64::from(unacked_messages);
+        let records = unacked_bytes.saturating_sub(messages * ENTRY_BYTES);
+        let bytes_max = credit_bytes.saturating_mul(CREDIT_OVERDRAFT).saturating_add(CREDIT_OVERDRAFT_BYTES);
+        messages >= u64::from(credit_messages) * CREDIT_OVERDRAFT + CREDIT_OVERDRAFT_MESSAGES
+            || records + record as u64 > bytes_max
+    }
+
+    /// Not before it is ready: the first frames of a link are the two that its host waits for.
     pub(super) fn tell_credit(&mut self, ix: LinkIx) {
-        let Some(link) = self.link(ix) else { return };
+        let Some(link) = self.link(ix).filter(|link| link.ready) else { return };
         let credit = self.credit_of(link);
         if credit == link.credit_told {
             return;
@@ -140,7 +175,7 @@ impl Hub {
         let Some(&source) = link.outputs.get(usize::from(output)) else {
             return self.refuse(ix, ticket, &format!("output number {output} is not declared"));
         };
-        if link.unacked_messages >= self.config.credit_messages.saturating_mul(CREDIT_OVERDRAFT) {
+        if self.is_overdrawn(identity, bytes.len()) {
             return self.refuse(ix, ticket, "out of credit");
         }
         let record = match Record::parse(bytes) {

@@ -2,7 +2,7 @@
 //! Must never tell a sender "safe" before it is true.
 
 use super::entry::{Key, Parent, TargetState};
-use super::{Hub, QueueIx, SourceCounts};
+use super::{Delivered, Hub, QueueIx, SourceCounts};
 use crate::model::time::{Age, Now};
 use skerry_abi::wire::frame::Outcome;
 
@@ -18,6 +18,8 @@ impl Hub {
     /// One endpoint is done with the message.
     pub(super) fn settle(&mut self, now: Now, queue_ix: QueueIx, key: Key, outcome: Outcome) {
         let entry = &mut self.entries[key];
+        let process_ms = now.mono.since(entry.since);
+        let on_its_way = u64::from(entry.target(queue_ix).at);
         let target = entry.change(queue_ix, now.mono);
         debug_assert!(target.state != TargetState::Settled && target.state != TargetState::OnDisk);
         target.state = TargetState::Settled;
@@ -29,7 +31,9 @@ impl Hub {
             entry.outcome = outcome;
         }
         let (open, resident, place, seq) = (entry.open, entry.resident, entry.place, entry.seq);
-        self.sources[entry.source as usize].counts.settle(queue_ix, outcome);
+        let sent_ms = process_ms.saturating_sub(on_its_way);
+        let delivered = Delivered { messages: 1, sent_ms, process_ms };
+        self.sources[entry.source as usize].counts.settle(queue_ix, outcome, delivered);
         let queue = &mut self.queues[queue_ix as usize];
         queue.ledger.settle(outcome);
         queue.changed = true;
@@ -157,11 +161,15 @@ impl Hub {
 }
 
 impl SourceCounts {
-    fn settle(&mut self, queue: QueueIx, outcome: Outcome) {
+    fn settle(&mut self, queue: QueueIx, outcome: Outcome, one: Delivered) {
         match outcome {
             Outcome::Delivered => match self.delivered.iter_mut().find(|(q, _)| *q == queue) {
-                Some((_, count)) => *count += 1,
-                None => self.delivered.push((queue, 1)),
+                Some((_, all)) => {
+                    all.messages += 1;
+                    all.sent_ms += one.sent_ms;
+                    all.process_ms += one.process_ms;
+                }
+                None => self.delivered.push((queue, one)),
             },
             Outcome::Expired => self.expired += 1,
             _ => {}

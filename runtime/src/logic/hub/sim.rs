@@ -1,7 +1,7 @@
 //! The hub in a simulated world: a chain of modules that refuse, die and come back, a disk that fails, a runtime that is
 //! killed. One number decides everything. After the faults everything must drain, and nothing acknowledged may be missing.
 
-mod disk;
+pub(super) mod disk;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -80,14 +80,18 @@ impl Hub {
         }
         self.letters_gone(flight.gone);
         self.resolve_parents(now);
-        self.tidy_blocks(now);
         self.trim();
+        self.tidy_blocks(now);
     }
 
-    /// Forgets blocks whose rows are gone; what a row still lacks makes it dirty again.
+    /// Forgets blocks whose rows are gone, and those that lie on disk alone and whose rows say it all; what a row still
+    /// lacks makes it dirty again.
     fn tidy_blocks(&mut self, now: Now) {
-        self.blocks
-            .retain(|_, state| !(state.settled == state.total && state.written.is_none_or(|w| w == state.total)));
+        self.blocks.retain(|_, state| {
+            let is_gone = state.settled == state.total && state.written.is_none_or(|w| w == state.total);
+            let is_on_disk = state.written == Some(state.settled) && !state.dirty && !state.has_open_in_memory();
+            !is_gone && !is_on_disk
+        });
         self.dirty_blocks.retain(|at| self.blocks.contains_key(at));
         for (at, state) in &mut self.blocks {
             if state.written.is_some_and(|w| w != state.settled) && !state.dirty {
@@ -177,8 +181,17 @@ impl BlockState {
 
     /// A message of it is in memory and not settled.
     pub fn has_open_in_memory(&self) -> bool {
+        self.open_words().any(|open| open != 0)
+    }
+
+    /// How many are.
+    pub fn open_in_memory(&self) -> u32 {
+        self.open_words().map(u64::count_ones).sum()
+    }
+
+    fn open_words(&self) -> impl Iterator<Item = u64> {
         let settled = self.bits.iter().copied().chain(std::iter::repeat(0));
-        self.resident.iter().zip(settled).any(|(resident, settled)| resident & !settled != 0)
+        self.resident.iter().zip(settled).map(|(resident, settled)| resident & !settled)
     }
 
     pub fn add(&mut self, index: u32, expiry: Age) {

@@ -1,7 +1,7 @@
 //! What `status`, `tap` and the tests see of the hub. Copies.
 //! Must never let anybody outside reach into it.
 
-use super::{Hub, Ledger, LinkIx, StoreState};
+use super::{Delivered, Hub, Ledger, LinkIx, StoreState};
 use crate::model::endpoint::{Endpoint, Priority, Source};
 use crate::model::time::Wall;
 
@@ -26,7 +26,7 @@ pub struct SourceView {
     pub unstored: u64,
     /// While in memory.
     pub expired: u64,
-    pub delivered: Vec<(Endpoint, Priority, u64)>,
+    pub delivered: Vec<(Endpoint, Priority, Delivered)>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ impl Hub {
     pub fn sources(&self) -> Vec<SourceView> {
         let view = |state: &super::SourceState| {
             let counts = &state.counts;
-            let queue = |(queue, count): &(super::QueueIx, u64)| {
+            let queue = |(queue, count): &(super::QueueIx, Delivered)| {
                 let queue = &self.queues[*queue as usize];
                 (queue.endpoint.clone(), queue.priority, *count)
             };

@@ -14,7 +14,7 @@ use crate::io::store::tests::disk::SimDisk;
 use crate::io::store::{LastClock, OpenError, Opened, Options};
 use crate::logic::hub::{Commit, Hub, HubConfig, LinkIx, Restored};
 use crate::model::time::{Mono, Now, Wall};
-use crate::tasks::storage::{Done, JOBS_MAX, Job, Next, Thread};
+use crate::tasks::storage::{Done, Job, LOADS_MAX, Next, Thread};
 
 type Reopen = Box<dyn FnMut(u64) -> Result<Opened, OpenError>>;
 
@@ -114,7 +114,7 @@ impl Runtime {
         if let Some(commit) = &commit {
             self.jobs.push_back(Job::Commit(Box::new(commit.clone())));
         }
-        while self.jobs.len() < JOBS_MAX
+        while self.jobs.len() < LOADS_MAX
             && let Some(request) = hub.poll_load()
         {
             self.jobs.push_back(Job::Load(request));

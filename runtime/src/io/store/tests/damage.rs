@@ -200,6 +200,45 @@ fn a_full_disk_refuses_and_recovers_without_a_restart() {
 }
 
 #[test]
+fn a_store_that_is_not_full_takes_the_largest_message() {
+    use crate::logic::hub::BlockWrite;
+    use crate::model::limits::MESSAGE_BLOCK_BYTES;
+    use skerry_abi::wire::record::MESSAGE_BYTES_MAX;
+    for quota in [1 << 20, 2 << 20, 4 << 20, 16 << 20] {
+        let disk = SimDisk::new(64 << 20);
+        let opened = open::open_on(Arc::new(disk.clone()), Path::new("sim"), &options(quota), None);
+        let mut store = opened.unwrap_or_else(|e| panic!("{e}")).store;
+        let (mut block, mut taken, mut room) = (0, 0, store.room());
+        while room.1.is_none() {
+            assert!(room.0 >= MESSAGE_BYTES_MAX as u64 + 32 * MESSAGE_BLOCK_BYTES, "{room:?} on {quota}");
+            block += 1;
+            let bytes = vec![block as u8 ^ 0x55; 50_000];
+            taken += bytes.len();
+            let row = RowWrite {
+                queue: 1,
+                block,
+                total: 1,
+                settled: 0,
+                bits: vec![],
+                last_expiry: crate::model::time::Age::NEVER,
+            };
+            let blocks = vec![BlockWrite { block, bytes: noise(block, bytes.len()) }];
+            let commit = Commit { id: block, blocks, rows: vec![row], next_block: block + 1, ..Commit::default() };
+            let wrote = store.commit(&commit).unwrap();
+            room = (wrote.room, wrote.full);
+        }
+        println!("quota={quota} taken={taken}");
+        assert!(taken as u64 >= quota / 4, "{taken} of {quota}");
+        assert!(disk.bytes(|_| true) <= quota);
+    }
+}
+
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut dice = Dice(seed);
+    (0..bytes).map(|_| dice.roll(256) as u8).collect()
+}
+
+#[test]
 fn no_bytes_make_a_decoder_panic() {
     let (disk, _, store) = lived_in(8);
     let end = store.log.end();
