@@ -40,7 +40,7 @@ impl Module for Hostile {
             "sign" => {
                 let signed = cx.identity().sign(text("data").as_bytes()).map_err(|error| error.to_string());
                 let report = match signed {
-                    Ok(digest) => json!({"signed": digest.len()}),
+                    Ok(digest) => json!({"signed": data_encoding::BASE64.encode(&digest)}),
                     Err(error) => json!({"refused": error}),
                 };
                 cx.twin().report(&json!({"sign": report}))?;

@@ -54,7 +54,11 @@ fn it_signs_for_itself_only() {
         });
     };
     attempt(&device, audience("%2Fmodules%2Fhostile"));
-    answer("{\"signed\":32}");
+    // With the key by which the cloud knows it.
+    let string = &cloud.ready().modules[1].connection_string;
+    let key = string.rsplit_once("SharedAccessKey=").expect("a key").1;
+    let signed = format!("{host}%2Fdevices%2Fd1%2Fmodules%2Fhostile\n1795456800");
+    answer(&skerry_cloud::sas::derive_key(key, &signed).expect("a digest"));
     assert_eq!(refused(&device), 0);
     for (path, name) in
         [("%2Fmodules%2Fscribe", "d1/modules/scribe"), ("", "devices/d1"), ("%2Fmodules%2Fhostile2", "hostile2")]
