@@ -156,8 +156,8 @@ async fn serve(
     executor.spawn(reap_orphans(Rc::clone(&world))).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans, previewed).run()).detach();
     executor.spawn(reports::run(Rc::clone(&world), reports)).detach();
-    executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, removals: removing })).detach();
-    let control = start_control(&executor, listener, calls);
+    executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, errands: errand })).detach();
+    let control = start_control(&world, listener, calls);
     until_asked_to_end(&mut signals).await;
     drop(control);
     let _ = std::fs::remove_file(control_socket);
@@ -170,12 +170,10 @@ async fn serve(
 }
 
 /// It ends when what is returned is dropped.
-fn start_control(
-    executor: &Rc<Executor>,
-    listener: std::os::unix::net::UnixListener,
-    calls: Sender<Call>,
-) -> smol::Task<()> {
-    let control = control::serve(Rc::clone(executor), listener, calls);
+fn start_control(world: &Rc<World>, listener: std::os::unix::net::UnixListener, calls: Sender<Call>) -> smol::Task<()> {
+    let executor = Rc::clone(&world.executor);
+    let of_world = Rc::clone(world);
+    let control = control::serve(Rc::clone(&executor), listener, calls, move |refused| of_world.refuse_peer(refused));
     executor.spawn(async move {
         if let Err(error) = control.await {
             log::error!("control socket status=ended reason=\"{error}\"");

@@ -15,7 +15,7 @@ use smol::{Async, Timer};
 use self::resource::Resource;
 use super::mailbox::{Answer, Ask, Call, Refusal, flag, letter_id, which};
 use crate::io::http::{self, Body, BodyFault, Content, Reply, Request};
-use crate::io::peer;
+use crate::io::peer::{self, PeerRefusal};
 use crate::logic::message_json::{record_from_line, to_base64};
 use crate::logic::nearest::nearest;
 use crate::logic::units;
@@ -44,8 +44,13 @@ const TRACE_LIMIT: usize = 20;
 const METHOD_TIMEOUT_S: u32 = 30;
 const METHOD_TIMEOUT_S_MAX: u32 = 300;
 
-/// Accepts for as long as it is polled. `calls` is bounded; when it is full the client is told 503.
-pub async fn serve(executor: Rc<Executor>, listener: UnixListener, calls: Sender<Call>) -> std::io::Result<()> {
+/// Accepts for as long as it is polled. `calls` is bounded; when it is full the client is told 503. `refused` is told whom it refuses.
+pub async fn serve(
+    executor: Rc<Executor>,
+    listener: UnixListener,
+    calls: Sender<Call>,
+    refused: impl Fn(&PeerRefusal),
+) -> std::io::Result<()> {
     let listener = smol::net::unix::UnixListener::from(Async::new(listener)?);
     let (open, refusing) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     loop {
@@ -59,9 +64,9 @@ pub async fn serve(executor: Rc<Executor>, listener: UnixListener, calls: Sender
             }
         };
         let refusal = match peer::check(&stream) {
-            Err(refused) => {
-                log::warn!("control socket refused pid={} why=\"{}\"", refused.pid, refused.why);
-                Some((403, refused.why))
+            Err(refusal) => {
+                refused(&refusal);
+                Some((403, refusal.why))
             }
             Ok(_) if open.get() >= CONNECTIONS_MAX => Some((503, "too many connections to the control socket")),
             Ok(_) => None,

@@ -15,6 +15,7 @@ use crate::io::clock::{self, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::hosts::Hosts;
 use crate::io::images::Images;
+use crate::io::peer::PeerRefusal;
 use crate::io::proved::Proved;
 use crate::io::secret::Keys;
 use crate::io::ws::Dialler;
@@ -70,6 +71,16 @@ impl World {
         let slots = self.board.slots.borrow();
         let found = slots.get(module).cloned();
         found.ok_or_else(|| Refusal::no_such_module(module, slots.keys().map(String::as_str)))
+    }
+
+    /// Somebody may not use the control socket. A module that tries stands in its own books.
+    pub fn refuse_peer(&self, refused: &PeerRefusal) {
+        let of = |slot: &&Rc<Slot>| refused.child.is_some() && slot.pid.get() == refused.child;
+        let slot = self.board.slots.borrow().values().find(of).cloned();
+        match slot {
+            Some(slot) => slot.refuse_scope("the control socket"),
+            None => log::warn!("control socket refused pid={} why=\"{}\"", refused.pid, refused.why),
+        }
     }
 
     /// When the connection of an identity is given up for want of use. One that somebody listens on stays, unless it was configured

@@ -128,3 +128,14 @@ fn frames_that_can_not_be_end_its_link_and_nothing_else() {
         assert!(!cloud.stored().contains_key("d1/hostile"), "{what}");
     }
 }
+
+/// Even where the socket's mode and folder would let it in.
+#[test]
+fn it_does_not_pass_for_an_operator() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_cloud, device) = start();
+    std::fs::set_permissions(device.socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    expect(&device, json!({"try": "control", "socket": device.socket()}), "the control socket");
+    let answer = wait_for("its answer", || reported(&device, "hostile")["control"].as_str().map(str::to_owned));
+    assert!(answer.contains("403"), "{answer}");
+}
