@@ -43,8 +43,8 @@ use crate::tasks::{answers, control, identities, provision, removed, reports, we
 
 /// Questions that may wait for their answer.
 const CALLS_MAX: usize = 64;
-/// Identities that may wait to be removed.
-const REMOVALS_MAX: usize = 8;
+/// Questions and orders about identities in the hub that may wait.
+const ERRANDS_MAX: usize = 8;
 /// How long all instances together may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(12);
 
@@ -113,7 +113,7 @@ async fn serve(
     let hub = restored_hub(&config, routes, restored, gone);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
-    let ((replan, replans), (came, changed), (removals, removing)) = (bounded(1), bounded(1), bounded(REMOVALS_MAX));
+    let ((replan, replans), (came, changed), (errands, errand)) = (bounded(1), bounded(1), bounded(ERRANDS_MAX));
     let ((report, reports), (previews, previewed)) = (bounded(1), bounded(1));
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
     log_start(&config);
@@ -143,7 +143,7 @@ async fn serve(
         came,
         previews,
         report,
-        removals,
+        errands,
         replan,
     });
     deployment::restore(&world, deployed.as_ref());

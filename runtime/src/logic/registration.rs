@@ -172,6 +172,36 @@ pub fn target(device: &str, module: &str) -> String {
     target
 }
 
+/// Path and query of all identities that the device has there.
+pub fn target_of_all(device: &str) -> String {
+    let mut target = "/devices/".to_owned();
+    percent::encode(&mut target, device);
+    target.push_str("/modules?api-version=");
+    target.push_str(API_VERSION);
+    target
+}
+
+/// An identity as the registry lists it, without its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub module: String,
+    pub generation_id: String,
+    pub is_connected: bool,
+}
+
+/// The answer to a GET of [`target_of_all`]; `None` for anything else.
+pub fn listed(body: &[u8]) -> Option<Vec<Listed>> {
+    let all: Vec<Value> = serde_json::from_slice(body).ok()?;
+    let one = |entry: Value| {
+        Some(Listed {
+            module: entry["moduleId"].as_str().filter(|id| !id.is_empty())?.to_owned(),
+            generation_id: entry["generationId"].as_str().unwrap_or_default().to_owned(),
+            is_connected: entry["connectionState"] == "Connected",
+        })
+    };
+    all.into_iter().map(one).collect()
+}
+
 pub fn message(answer: &Value) -> Option<String> {
     let found = ["Message", "message", "errorMessage"].into_iter().find_map(|key| answer[key].as_str())?;
     Some(found.chars().take(200).collect())
@@ -220,6 +250,20 @@ mod tests {
         registration.handle_answer(Mono(0), 404, b"");
         assert_eq!(registration.handle_answer(Mono(0), 409, b""), Outcome::Continue);
         assert_eq!(registration.request().if_match, Some("*"));
+    }
+
+    #[test]
+    fn a_list_is_read_without_its_keys() {
+        assert_eq!(target_of_all("d 1"), "/devices/d%201/modules?api-version=2021-04-12");
+        let body = br#"[{"moduleId":"m","generationId":"7","connectionState":"Connected",
+            "authentication":{"symmetricKey":{"primaryKey":"UFJJTQ=="}}},{"moduleId":"n"}]"#;
+        let found = listed(body).unwrap();
+        assert!(!format!("{found:?}").contains("UFJJTQ"));
+        assert_eq!(found[0], Listed { module: "m".into(), generation_id: "7".into(), is_connected: true });
+        assert_eq!(found[1], Listed { module: "n".into(), generation_id: String::new(), is_connected: false });
+        for wrong in [&b""[..], b"{}", b"[1]", br#"[{"moduleId":""}]"#, br#"[{"deviceId":"d"}]"#] {
+            assert_eq!(listed(wrong), None);
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub struct World {
     /// Wakes who reports for the agent: something is another than before.
     pub report: smol::channel::Sender<()>,
     /// To who sees to identities.
-    pub removals: smol::channel::Sender<super::mailbox::Removal>,
+    pub errands: smol::channel::Sender<super::mailbox::Errand>,
     /// Wakes the agent: something ended, or a folder changed.
     pub replan: smol::channel::Sender<()>,
 }

@@ -130,6 +130,22 @@ fn identities_are_listed_without_keys_and_removed_with_care() {
     let key = std::fs::read(device.path("state/keys/scribe.key")).unwrap();
     let text = device.skerry(&["identity", "list"]).out + &row.to_string();
     assert!(!text.contains(&data_encoding::BASE64.encode(&key)), "{text}");
+    // As the hub has it: also what was made there, and never what proves it.
+    tell(&cloud, Command::Make { identity: "d1/orphan".into() });
+    let ran = device.skerry(&["identity", "list", "--hub", "--json"]);
+    let rows = ran.json();
+    let in_hub = |module: &str| {
+        let found = rows.as_array().into_iter().flatten().find(|row| row["module"] == module);
+        found.map(|row| (row["inHub"].clone(), row["source"].clone()))
+    };
+    assert_eq!(in_hub("scribe"), Some(("yes".into(), "registered".into())));
+    assert_eq!(in_hub("orphan"), Some(("yes".into(), "hub".into())));
+    for id in [ID, "d1/orphan"] {
+        let key =
+            cloud.identity(id).expect("known").connection_string.rsplit_once("AccessKey=").expect("a key").1.to_owned();
+        assert!(!ran.out.contains(&key), "{ran:?}");
+    }
+    assert!(device.skerry(&["identity", "list", "--hub"]).out.contains("IN HUB"));
     let remove = |device: &Device| device.skerry(&["identity", "remove", "scribe"]);
     let refused = remove(&device);
     assert!(refused.code == Some(1) && refused.err.contains("enabled = false"), "{refused:?}");
