@@ -94,7 +94,10 @@ impl Upstream {
         while !self.uplink.ending.get() {
             self.turn(|_, _| ());
             match self.session.poll_action() {
-                Some(Action::Dial) => self.connect().await,
+                Some(Action::Dial) => {
+                    self.expire();
+                    self.connect().await;
+                }
                 // There is no connection any more.
                 Some(Action::HangUp) => {}
                 None => {
@@ -114,6 +117,14 @@ impl Upstream {
     }
 
     async fn connect(&mut self) {
+    /// What waited here since the last connection goes when it is too old, as what waits in its queue does.
+    fn expire(&mut self) {
+        let link = self.link;
+        for delivery in self.world.port.turn(|hub, now| hub.expire_window(now, link)) {
+            self.session.forget(delivery);
+        }
+    }
+
         let host = self.session.identity().host_name.clone();
         let dialler = Rc::clone(&self.dialler);
         let (uplink, wakes) = (Rc::clone(&self.uplink), self.wakes.clone());

@@ -209,6 +209,29 @@ fn a_revoked_identity_is_told_and_its_messages_are_held() {
     wait_stored(&cloud, ID, 1);
 }
 
+/// Also those that were under way when it was revoked: they are held until their time to live is over, counted then, and told of.
+#[test]
+fn messages_of_a_revoked_identity_expire_wherever_they_are() {
+    let cloud = cloud();
+    let up = "up = 'FROM /messages/modules/scribe/* INTO $upstream'";
+    let short = "up = { route = 'FROM /messages/modules/scribe/* INTO $upstream', ttl = \"4s\" }";
+    let mut device = Device::new(&config(&cloud).replace(up, short));
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.start();
+    wait_connected(&cloud, ID);
+    tell(&cloud, Command::NoPuback { on: true, identity: Some(ID.into()) });
+    device.send("tester", "out", &numbered(0));
+    wait_for("it is under way", || (device.uplink("scribe")["inFlight"] == 1).then_some(()));
+    tell(&cloud, Command::Revoke { identity: ID.into() });
+    device.one_line("identity module=scribe status=revoked");
+    device.send("tester", "out", &numbered(1));
+    device.wait_upstream("scribe", "expired", |count| count == 2);
+    device.wait_upstream("scribe", "pending", |count| count == 0);
+    assert_eq!(device.uplink("scribe")["inFlight"], 0);
+    let queue = device.upstream_queue("scribe").expect("a queue");
+    assert_eq!((&queue["accepted"], &queue["delivered"]), (&2.into(), &0.into()), "{queue}");
+}
+
 #[test]
 fn a_key_file_that_others_can_read_is_not_used() {
     let cloud = cloud();

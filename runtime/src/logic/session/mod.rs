@@ -201,6 +201,13 @@ impl Session {
         self.send(now);
     }
 
+    /// A message that is too old by now. Only while there is no connection: nobody can say then whether it arrived.
+    pub fn forget(&mut self, delivery: u64) {
+        if !self.is_up() {
+            self.window.forget(delivery);
+        }
+    }
+
     /// A request or an answer that is only of use on this connection; lost with it.
     pub fn request(&mut self, now: Mono, topic: &str, payload: &[u8]) {
         if self.is_up() && mqtt::publish(&mut self.out, topic, None, payload) {
