@@ -19,15 +19,16 @@ use crate::logic::dialect;
 use crate::logic::hub::{Ending, LinkIx};
 use crate::logic::session::{Action, Event, Loss, Session};
 use crate::logic::twin_sync::{Request, TwinSync};
-use crate::model::limits::{METHOD_BYTES_MAX, METHODS_MAX};
+use crate::model::limits::{METHOD_BYTES_MAX, METHOD_WAIT_MAX, METHODS_MAX};
 use crate::model::time::Mono;
 use skerry_abi::wire::frame::{self, Completion, ToHost};
 use skerry_abi::wire::record::Record;
 
 /// How long a good-bye may take.
 const GOOD_BYE: Duration = Duration::from_secs(1);
-/// What a method of a module may take; the cloud's own default.
-const METHOD_TIMEOUT_MS: u32 = 30_000;
+/// What a method of a module may take. The cloud knows how long its caller waits, and does not tell: an answer that is too late there is
+/// for nothing, and one that is cut off here would be wrong.
+const METHOD_TIMEOUT_MS: u32 = METHOD_WAIT_MAX.as_millis() as u32;
 
 /// A method's answer on its way to the cloud: topic and payload.
 type Answer = (String, Vec<u8>);
@@ -116,7 +117,6 @@ impl Upstream {
         let _ = self.world.came.try_send(());
     }
 
-    async fn connect(&mut self) {
     /// What waited here since the last connection goes when it is too old, as what waits in its queue does.
     fn expire(&mut self) {
         let link = self.link;
@@ -125,6 +125,7 @@ impl Upstream {
         }
     }
 
+    async fn connect(&mut self) {
         let host = self.session.identity().host_name.clone();
         let dialler = Rc::clone(&self.dialler);
         let (uplink, wakes) = (Rc::clone(&self.uplink), self.wakes.clone());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skerry_cloud::{Cloud, Command, What};
-use skerry_tests::{DEADLINE, Device, Image, cloud, tell, to_cloud, wait_connected, wait_for};
+use skerry_tests::{DEADLINE, Device, Image, cloud, rounds, tell, to_cloud, wait_connected, wait_for};
 
 const ID: &str = "d1/scribe";
 
@@ -79,6 +79,25 @@ fn configured_settings_stand_until_the_cloud_has_some() {
         let twin = device.skerry(&["twin", "get", "scribe", "--json"]).json();
         (twin["desired"]["note"] == 1 && twin["desired"].get("forward").is_none()).then_some(())
     });
+}
+
+/// The caller in the cloud decides how long it waits, up to 300 s; its default of 30 s is not ours to enforce.
+#[test]
+fn a_method_may_take_as_long_as_its_caller_waits() {
+    let cloud = cloud(&["scribe"]);
+    let mut device = Device::new(&to_cloud(&cloud, "", "[limits]\nhang_after = \"120s\"\n"));
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.start();
+    device.wait_running("scribe");
+    wait_connected(&cloud, ID);
+    wait_for("a subscription", || (device.uplink("scribe")["twinInStep"] == true).then_some(()));
+    let (mut events, seconds) = (cloud.events(), rounds(33, 1));
+    let command =
+        Command::Method { identity: ID.into(), name: "late".into(), payload: json!(seconds), timeout_s: Some(60.0) };
+    tell(&cloud, command);
+    let found = events.find(Duration::from_secs(60), |event| matches!(event.what, What::Method { .. }));
+    let Some(What::Method { status, payload, .. }) = found.map(|event| event.what) else { panic!("no answer") };
+    assert_eq!((status, payload), (200, json!("late")));
 }
 
 #[test]
