@@ -12,6 +12,8 @@ const API_VERSION: &str = "2021-04-12";
 /// First wait after a failure, doubled up to the next.
 const RETRY_BASE: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Longest wait that the registry may ask for.
+const ASKED_MAX: Duration = Duration::from_secs(600);
 
 /// One request of the registry.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +38,18 @@ pub enum Outcome {
     Refused { why: String, at: Mono },
     /// Of a check: the hub knows the device, and not this identity, or not our key.
     Revoked { why: String },
+}
+
+impl Outcome {
+    /// The registry asks to wait so long.
+    pub fn asked_to_wait(self, now: Mono, asked: Duration) -> Outcome {
+        let until = now.after(asked.min(ASKED_MAX));
+        match self {
+            Outcome::Failed { why, at } => Outcome::Failed { why, at: at.max(until) },
+            Outcome::Refused { why, at } => Outcome::Refused { why, at: at.max(until) },
+            other => other,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,6 +310,11 @@ mod tests {
             last = at.0;
             assert_eq!(registration.request().method, "GET");
         }
+        let asked = |seconds| {
+            let answer = start().handle_answer(Mono(0), 429, b"").asked_to_wait(Mono(0), Duration::from_secs(seconds));
+            if let Outcome::Failed { at, .. } = answer { at } else { panic!() }
+        };
+        assert_eq!((asked(1), asked(30), asked(u64::MAX)), (Mono(2_000), Mono(30_000), Mono(600_000)));
         for _ in 0..40 {
             registration.handle_unreachable(Mono(0), "no".into());
         }

@@ -87,6 +87,26 @@ fn an_instance_that_lost_its_reported_properties_gets_them_back() {
 }
 
 #[test]
+fn a_cloud_that_throttles_is_asked_less_and_less() {
+    let (mut sync, mut twin) = (ready(), Twin::new());
+    let (mut now, mut waits) = (Mono(0), Vec::new());
+    for _ in 0..9 {
+        let Some(Request::Get { rid }) = sync.poll_request(now, &twin) else { panic!() };
+        assert!(sync.handle_answer(now, &mut twin, rid, 429, b"").is_err());
+        waits.push(sync.next_timeout(now).since(now) / 1_000);
+        now = sync.next_timeout(now);
+    }
+    assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
+    // What was reported meanwhile is not lost, and the next failure begins anew.
+    twin.apply_reported(&json!({"a": 1})).unwrap();
+    let Some(Request::Get { rid }) = sync.poll_request(now, &twin) else { panic!() };
+    sync.handle_answer(now, &mut twin, rid, 200, &whole(json!({}), 1, json!({}))).unwrap();
+    let Some(Request::Report { rid, .. }) = sync.poll_request(now, &twin) else { panic!() };
+    assert!(sync.handle_answer(now, &mut twin, rid, 429, b"").is_err());
+    assert_eq!(sync.next_timeout(now).since(now), 5_000);
+}
+
+#[test]
 fn rubbish_is_refused_and_asked_for_again() {
     let (mut sync, mut twin) = (ready(), Twin::new());
     for body in [&b""[..], b"[]", b"{\"desired\":1}", b"\xff"] {

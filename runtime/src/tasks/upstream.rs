@@ -14,7 +14,7 @@ use super::methods;
 use super::port::Wire;
 use super::world::World;
 use crate::io::dial::within;
-use crate::io::ws::{self, Connection, Dialler};
+use crate::io::ws::{self, Connection, Dialler, Fault};
 use crate::logic::dialect;
 use crate::logic::hub::{Ending, LinkIx};
 use crate::logic::session::{Action, Event, Loss, Session};
@@ -57,6 +57,8 @@ pub struct Upstream {
     answers: Receiver<Answer>,
     /// What was logged last, so that the same is not said again with every attempt.
     said: Option<String>,
+    /// The same of the twin.
+    said_of_twin: Option<String>,
 }
 
 impl Upstream {
@@ -87,6 +89,7 @@ impl Upstream {
             answer,
             answers,
             said: None,
+            said_of_twin: None,
         }
     }
 
@@ -138,7 +141,13 @@ impl Upstream {
         let dialled = async { Some(dialler.dial(&host, dialect::WEBSOCKET_PATH).await) };
         match smol::future::or(dialled, ended).await {
             Some(Ok(connection)) => self.serve(connection).await,
-            Some(Err(why)) => self.turn(|session, now| session.handle_closed(now, Loss::Unreachable(why))),
+            Some(Err(Fault { why, busy })) => {
+                let loss = match busy {
+                    Some(asked) => Loss::Busy { why, asked },
+                    None => Loss::Unreachable(why),
+                };
+                self.turn(|session, now| session.handle_closed(now, loss));
+            }
             None => {}
         }
     }
@@ -384,9 +393,18 @@ impl Upstream {
             change(&mut self.twin, twins.entry(self.uplink.module.clone()).or_default())
         };
         match changed {
-            Ok(true) => self.world.desired_changed(&self.uplink.module),
-            Ok(false) => {}
-            Err(reason) => log::warn!("upstream identity={client} twin=refused reason={reason:?}"),
+            Ok(changed) => {
+                self.said_of_twin = None;
+                if changed {
+                    self.world.desired_changed(&self.uplink.module);
+                }
+            }
+            Err(reason) => {
+                let level =
+                    if self.said_of_twin.as_ref() == Some(&reason) { log::Level::Debug } else { log::Level::Warn };
+                log::log!(level, "upstream identity={client} twin=refused reason={reason:?}");
+                self.said_of_twin = Some(reason);
+            }
         }
     }
 

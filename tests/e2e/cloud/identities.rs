@@ -54,12 +54,12 @@ fn a_module_that_is_dropped_in_is_known_in_the_cloud_a_moment_later() {
 #[test]
 fn while_the_registry_is_away_messages_wait_and_one_line_says_so() {
     let cloud = cloud();
-    tell(&cloud, Command::RestStatus { status: 503, retry_after_s: None, count: None });
+    tell(&cloud, Command::RestStatus { status: 503, retry_after_s: Some(5), count: None });
     let device = device(&cloud);
     device.wait_running("scribe");
     device.send("tester", "out", &numbered(1));
     let line = device.one_line("identity module=scribe status=missing");
-    assert!(line.contains("503"), "{line}");
+    assert!(line.contains("503") && line.contains("retry_in_ms=5000"), "{line}");
     let warnings = wait_for("a warning", || {
         let warnings = device.status()["warnings"].to_string();
         warnings.contains("scribe wait for the cloud").then_some(warnings)

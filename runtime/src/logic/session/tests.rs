@@ -207,6 +207,16 @@ fn who_is_not_accepted_does_not_hurry_and_hears_why() {
 }
 
 #[test]
+fn a_cloud_that_is_busy_is_left_alone_for_as_long_as_it_asks() {
+    let mut session = session();
+    session.on_timeout(Mono(0));
+    session.poll_action();
+    session.handle_closed(Mono(0), Loss::Busy { why: "busy".into(), asked: Duration::from_secs(40) });
+    let Some(Event::Down { retry_in_ms: 40_000..=50_000, refused: false, .. }) = session.poll_event() else { panic!() };
+    assert!(session.next_timeout() >= Mono(40_000));
+}
+
+#[test]
 fn a_message_that_ends_every_connection_is_tried_alone_and_then_given_up() {
     let mut session = session();
     let mut now = 0;
