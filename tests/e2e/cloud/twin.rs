@@ -64,6 +64,30 @@ fn what_changed_while_it_was_cut_off_is_made_up_for() {
     assert_eq!(twin["desired"]["note"], "one");
 }
 
+/// However often it changed: the cloud's version counts one change. What breaks a rule is refused at once, and not when the cloud is back.
+#[test]
+fn what_was_reported_while_it_was_cut_off_goes_up_as_one_change() {
+    let cloud = cloud(&["scribe"]);
+    let device = device(&cloud);
+    wait_for("both sides known", || (device.uplink("scribe")["twinInStep"] == true).then_some(()));
+    tell(&cloud, Command::Cut);
+    wait_for("the connection is gone", || (device.uplink("scribe")["connected"] == false).then_some(()));
+    let before = cloud.twin(ID)["reported"]["$version"].as_u64().unwrap();
+    let report = |patch: Value| assert_eq!(device.method("scribe", "report", &patch)["status"], 200);
+    (0..20).for_each(|n| report(json!({"n": n, "gone": n, "deep": {format!("k{}", n % 3): n}})));
+    report(json!({"gone": null}));
+    report(json!({"a b": 1, "n": 99}));
+    let line = device.wait_log("report=refused");
+    assert!(line.contains("instance=scribe/") && line.contains("$.a b") && line.contains("blanks"), "{line}");
+    tell(&cloud, Command::Heal);
+    wait_reported(&cloud, "what was reported", |reported| reported["n"] == 19);
+    wait_for("both sides equal", || (device.uplink("scribe")["twinInStep"] == true).then_some(()));
+    let mut reported = cloud.twin(ID)["reported"].clone();
+    assert_eq!(reported["$version"], before + 1);
+    reported.as_object_mut().unwrap().retain(|name, _| ["n", "gone", "deep", "a b"].contains(&name.as_str()));
+    assert_eq!(reported, json!({"n": 19, "deep": {"k0": 18, "k1": 19, "k2": 17}}));
+}
+
 #[test]
 fn configured_settings_stand_until_the_cloud_has_some() {
     let cloud = cloud(&["scribe"]);
