@@ -40,7 +40,7 @@ fn dispatch(command: &Command) -> ExitCode {
             TwinCommand::Set(args) => finish(modules::twin_set(args), args.json),
         },
         Command::Identity(identity) => match &identity.command {
-            IdentityCommand::List(args) => finish(identity::list(&args.target()), args.json),
+            IdentityCommand::List(args) => finish(identity::list(args), args.json),
             IdentityCommand::Remove(args) => finish(identity::remove(args), args.json),
         },
         Command::Method(args) => finish(modules::method(args), args.json),

@@ -3,8 +3,9 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
+use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 use skerry_abi::wire::frame::{Completion, FromHost, publish};
@@ -40,10 +41,17 @@ impl Module for Hostile {
             "sign" => {
                 let signed = cx.identity().sign(text("data").as_bytes()).map_err(|error| error.to_string());
                 let report = match signed {
-                    Ok(digest) => json!({"signed": digest.len()}),
+                    Ok(digest) => json!({"signed": data_encoding::BASE64.encode(&digest)}),
                     Err(error) => json!({"refused": error}),
                 };
                 cx.twin().report(&json!({"sign": report}))?;
+            }
+            "control" => {
+                let mut socket = UnixStream::connect(text("socket"))?;
+                socket.write_all(b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+                let mut answer = String::new();
+                socket.read_to_string(&mut answer)?;
+                cx.twin().report(&json!({"control": answer.lines().next()}))?;
             }
             other => return Err(Error::new(format!("not a thing to try: {other:?}"))),
         }

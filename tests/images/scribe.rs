@@ -80,6 +80,14 @@ impl Module for Scribe {
                 cx.wait_stop(Duration::from_secs(60));
                 Ok(Answer::done())
             }
+            "report" => {
+                cx.twin().report(&payload)?;
+                Ok(Answer::done())
+            }
+            "late" => {
+                cx.wait_stop(Duration::from_secs(payload.as_u64().unwrap_or_default()));
+                Ok(Value::from("late").into())
+            }
             "large" => Ok(Value::from("x".repeat(200_000)).into()),
             _ => Ok(Answer::unknown(name)),
         }

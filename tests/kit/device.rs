@@ -23,6 +23,7 @@ pub struct Device {
     log: Lines,
     more: Vec<String>,
     clock: Option<String>,
+    no_network: bool,
     starts: usize,
 }
 
@@ -50,7 +51,15 @@ impl Device {
         // Instances have users of their own when this is root.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
         fs::create_dir(home.path().join("modules")).expect("a folder of modules");
-        let device = Device { home, runtime: None, log: Lines::default(), more: Vec::new(), clock: None, starts: 0 };
+        let device = Device {
+            home,
+            runtime: None,
+            log: Lines::default(),
+            more: Vec::new(),
+            clock: None,
+            no_network: false,
+            starts: 0,
+        };
         device.configure(config);
         device
     }
@@ -76,6 +85,11 @@ impl Device {
         self.clock = Some(format!("@{time}"));
     }
 
+    /// From the next start on: none but Unix sockets, not even a loopback interface that is up.
+    pub fn set_network(&mut self, on: bool) {
+        self.no_network = !on;
+    }
+
     pub fn path(&self, below: &str) -> PathBuf {
         self.home.path().join(below)
     }
@@ -85,16 +99,28 @@ impl Device {
     }
 
     fn run_command(&self) -> Command {
-        let mut command = Command::new(built::program());
+        let mut command = match self.no_network {
+            false => Command::new(built::program()),
+            true => {
+                let mut command = Command::new("unshare");
+                // Who is not root is it in a namespace of its own.
+                command.arg(if rustix::process::geteuid().is_root() { "-n" } else { "-rn" }).arg(built::program());
+                command
+            }
+        };
         command.args(["run", "--device", "d1", "--config"]).arg(self.path("config.toml"));
         command.arg("--modules").arg(self.path("modules")).arg("--state").arg(self.path("state"));
         command.arg("--control").arg(self.socket()).args(&self.more);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        self.in_its_time(&mut command);
+        command
+    }
+
+    fn in_its_time(&self, command: &mut Command) {
         if let Some(clock) = &self.clock {
             command.env("LD_PRELOAD", built::fake_time()).env("FAKETIME", clock).env("TZ", "UTC");
             command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
         }
-        command
     }
 
     /// Starts it, and waits until it says that it runs.
@@ -168,6 +194,7 @@ impl Device {
     fn command(&self) -> Command {
         let mut command = Command::new(built::program());
         command.env("SKERRY_CONTROL", self.socket());
+        self.in_its_time(&mut command);
         command
     }
 

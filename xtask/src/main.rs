@@ -154,7 +154,7 @@ struct Size {
     target: String,
 }
 
-/// plays a device in a simulated world, with all that can go wrong; one number decides everything
+/// plays a device and its cloud in simulated worlds, with all that can go wrong; one number decides everything
 #[derive(FromArgs)]
 #[argh(subcommand, name = "sim")]
 struct Sim {

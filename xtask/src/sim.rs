@@ -1,4 +1,5 @@
-//! `cargo xtask sim`: runs seeds of the simulated world, on all processors; see `runtime/src/tests/sim/`.
+//! `cargo xtask sim`: runs seeds of the simulated worlds, on all processors: a message's whole way (`runtime/src/tests/sim/`), the way to the
+//! cloud (`runtime/src/tests/cloud/`), and of that a session and a twin alone (`runtime/src/logic/`).
 //! Must never call a run good in which a seed failed, and always says how to play that one again.
 
 use std::process::Command;
@@ -7,6 +8,14 @@ use crate::{cargo, interrupt};
 
 /// From so many seeds on, building it optimised is worth the minutes.
 const MANY: u64 = 5_000;
+
+/// Tests that play as many seeds as they are told.
+const WORLDS: [&str; 4] = [
+    "tests::sim::whatever_happens",
+    "tests::cloud::whatever_happens",
+    "logic::session::sim::every_message_arrives",
+    "logic::twin_sync::tests::both_sides_converge",
+];
 
 /// What was typed.
 pub struct Wanted {
@@ -25,7 +34,7 @@ pub fn run(wanted: &Wanted) -> Result<bool, String> {
     if wanted.seeds >= MANY {
         command.args(["--profile", "fast"]);
     }
-    command.args(["--", "--nocapture", "tests::sim::whatever_happens"]);
+    command.args(["--", "--nocapture"]).args(WORLDS);
     command.env("SKERRY_SEEDS", wanted.seeds.to_string()).env("SKERRY_SEED", seed.to_string());
     let status = command.status().map_err(|e| format!("can't run cargo: {e}"))?;
     Ok(status.success())

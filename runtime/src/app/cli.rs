@@ -215,7 +215,11 @@ verb!(
 );
 verb!(
     /// list the modules' identities in the cloud
-    IdentityList, "list", {}
+    IdentityList, "list", {
+        /// ask the hub, too, which identities it has for this device
+        #[argh(switch)]
+        pub hub: bool,
+    }
 );
 verb!(
     /// remove a module's identity, in the cloud and here

@@ -43,8 +43,8 @@ use crate::tasks::{answers, control, identities, provision, removed, reports, we
 
 /// Questions that may wait for their answer.
 const CALLS_MAX: usize = 64;
-/// Identities that may wait to be removed.
-const REMOVALS_MAX: usize = 8;
+/// Questions and orders about identities in the hub that may wait.
+const ERRANDS_MAX: usize = 8;
 /// How long all instances together may take to stop.
 const STOP_WAIT: Duration = Duration::from_secs(12);
 /// Commits of a stop: far more than fit into memory.
@@ -114,7 +114,7 @@ async fn serve(
     let hub = restored_hub(&config, routes, restored, gone);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
-    let ((replan, replans), (came, changed), (removals, removing)) = (bounded(1), bounded(1), bounded(REMOVALS_MAX));
+    let ((replan, replans), (came, changed), (errands, errand)) = (bounded(1), bounded(1), bounded(ERRANDS_MAX));
     let ((report, reports), (previews, previewed)) = (bounded(1), bounded(1));
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
     log_start(&config);
@@ -144,7 +144,7 @@ async fn serve(
         came,
         previews,
         report,
-        removals,
+        errands,
         replan,
     });
     deployment::restore(&world, deployed.as_ref());
@@ -157,8 +157,8 @@ async fn serve(
     executor.spawn(reap_orphans(Rc::clone(&world))).detach();
     executor.spawn(Agent::new(Rc::clone(&world), replans, previewed).run()).detach();
     executor.spawn(reports::run(Rc::clone(&world), reports)).detach();
-    executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, removals: removing })).detach();
-    let control = start_control(&executor, listener, calls);
+    executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, errands: errand })).detach();
+    let control = start_control(&world, listener, calls);
     until_asked_to_end(&mut signals).await;
     drop(control);
     let _ = std::fs::remove_file(control_socket);
@@ -171,12 +171,10 @@ async fn serve(
 }
 
 /// It ends when what is returned is dropped.
-fn start_control(
-    executor: &Rc<Executor>,
-    listener: std::os::unix::net::UnixListener,
-    calls: Sender<Call>,
-) -> smol::Task<()> {
-    let control = control::serve(Rc::clone(executor), listener, calls);
+fn start_control(world: &Rc<World>, listener: std::os::unix::net::UnixListener, calls: Sender<Call>) -> smol::Task<()> {
+    let executor = Rc::clone(&world.executor);
+    let of_world = Rc::clone(world);
+    let control = control::serve(Rc::clone(&executor), listener, calls, move |refused| of_world.refuse_peer(refused));
     executor.spawn(async move {
         if let Err(error) = control.await {
             log::error!("control socket status=ended reason=\"{error}\"");

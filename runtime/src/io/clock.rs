@@ -73,29 +73,42 @@ pub struct TimeFloor {
 
 impl TimeFloor {
     pub fn new(known: Wall) -> TimeFloor {
-        let floor = TimeFloor { at_boot: AtomicI64::new(i64::MIN / 2) };
-        floor.learn(known);
-        floor
+        TimeFloor::known_at(mono(), known)
+    }
+
+    /// The same at that reading of the boot-time clock.
+    pub fn known_at(mono: Mono, known: Wall) -> TimeFloor {
+        TimeFloor { at_boot: AtomicI64::new(known.0.saturating_sub(mono.0 as i64)) }
     }
 
     /// The best guess at the time: the clock, unless it is certainly behind.
     pub fn now(&self) -> Wall {
-        wall().max(self.certain())
+        self.at(mono(), wall())
+    }
+
+    /// What these two readings mean.
+    pub fn at(&self, mono: Mono, wall: Wall) -> Wall {
+        wall.max(self.certain(mono))
     }
 
     pub fn is_ahead(&self) -> bool {
-        self.certain() > wall()
+        self.certain(mono()) > wall()
     }
 
     /// It is at least this late. True when that is news, and the clock does not say so itself.
     pub fn learn(&self, at_least: Wall) -> bool {
-        let news = at_least > self.now();
-        self.at_boot.fetch_max(at_least.0.saturating_sub(mono().0 as i64), Ordering::Relaxed);
+        self.learn_at(mono(), wall(), at_least)
+    }
+
+    /// The same at these two readings.
+    pub fn learn_at(&self, mono: Mono, wall: Wall, at_least: Wall) -> bool {
+        let news = at_least > self.at(mono, wall);
+        self.at_boot.fetch_max(at_least.0.saturating_sub(mono.0 as i64), Ordering::Relaxed);
         news
     }
 
-    fn certain(&self) -> Wall {
-        Wall(self.at_boot.load(Ordering::Relaxed).saturating_add(mono().0 as i64))
+    fn certain(&self, mono: Mono) -> Wall {
+        Wall(self.at_boot.load(Ordering::Relaxed).saturating_add(mono.0 as i64))
     }
 }
 

@@ -13,6 +13,8 @@ use crate::model::config::{Host, Proxy};
 
 /// Time for one address, and for the proxy's answer.
 const ADDRESS_WAIT: Duration = Duration::from_secs(5);
+/// Time for the look-up of a name: a resolver whose servers are silent tries them one by one, for half a minute.
+const RESOLVE_WAIT: Duration = Duration::from_secs(15);
 /// Addresses that are tried; a name has more only by mistake.
 const ADDRESSES_MAX: usize = 8;
 /// Longest answer of a proxy that is read, bytes.
@@ -53,7 +55,9 @@ async fn resolve(host: &Host) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = host.name.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, host.port)]);
     }
-    let found = smol::net::resolve((host.name.as_str(), host.port)).await?;
+    let late = || io::Error::other(format!("no answer within {} s", RESOLVE_WAIT.as_secs()));
+    let found = smol::net::resolve((host.name.as_str(), host.port));
+    let found = within(RESOLVE_WAIT, found).await.unwrap_or_else(|| Err(late()))?;
     if found.is_empty() { Err(io::Error::other("it has no address")) } else { Ok(found) }
 }
 
@@ -113,6 +117,38 @@ pub async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
+
+    /// A port whose queue of connections is full: the kernel answers no more of them, as a firewall that drops.
+    fn silent() -> (std::net::TcpListener, Vec<Async<TcpStream>>, Host) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        smol::block_on(async {
+            while let Some(Ok(stream)) = within(Duration::from_millis(300), Async::<TcpStream>::connect(address)).await
+            {
+                waiting.push(stream);
+                assert!(waiting.len() < 100, "this test tests nothing");
+            }
+        });
+        (listener, waiting, Host { name: "127.0.0.1".into(), port: address.port() })
+    }
+
+    #[test]
+    fn an_address_that_swallows_everything_costs_five_seconds() {
+        let (_listener, _waiting, host) = silent();
+        let begin = Instant::now();
+        let Err(why) = smol::block_on(dial(&host, None)) else { panic!("somebody answered") };
+        let took = begin.elapsed();
+        assert!(took >= ADDRESS_WAIT && took < ADDRESS_WAIT * 2, "{took:?}");
+        assert!(why.contains("no answer within 5 s") && why.contains("check network and firewall"), "{why}");
+        // The same where the way leads through it.
+        let proxy = Proxy { host, user: None };
+        let cloud = Host { name: "h.invalid".into(), port: 443 };
+        let Err(why) = smol::block_on(dial(&cloud, Some(&proxy))) else { panic!("somebody answered") };
+        assert!(why.starts_with("the proxy 127.0.0.1:") && why.contains("no answer within 5 s"), "{why}");
+    }
 
     #[test]
     fn kinds_of_addresses_take_turns() {

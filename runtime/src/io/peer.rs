@@ -12,6 +12,8 @@ const DEPTH_MAX: usize = 1_024;
 pub struct PeerRefusal {
     pub pid: i32,
     pub why: &'static str,
+    /// The child of this process that it descends from, or is.
+    pub child: Option<i32>,
 }
 
 /// Orphans of this process's children become its own children, so a module can't leave the family
@@ -55,26 +57,29 @@ fn ended_child() -> Option<i32> {
 /// outer pid namespace (the host of a container; it can't be a descendant).
 pub fn check(stream: &impl AsRawFd) -> Result<i32, PeerRefusal> {
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    let pid = pid_of(stream).ok_or(PeerRefusal { pid: -1, why: "its process is not known" })?;
-    judge(pid, own, parent).map_err(|why| PeerRefusal { pid, why })?;
+    let unknown = PeerRefusal { pid: -1, why: "its process is not known", child: None };
+    let pid = pid_of(stream).ok_or(unknown)?;
+    judge(pid, own, parent)?;
     Ok(pid)
 }
 
-fn judge(pid: i32, own: i32, parent: impl Fn(i32) -> Option<i32>) -> Result<(), &'static str> {
+fn judge(pid: i32, own: i32, parent: impl Fn(i32) -> Option<i32>) -> Result<(), PeerRefusal> {
     if pid == own || pid == 0 {
         return Ok(());
     }
+    let refusal = |why, child| PeerRefusal { pid, why, child };
     let mut at = pid;
     for _ in 0..DEPTH_MAX {
-        at = parent(at).ok_or("its process is gone or can't be looked up")?;
-        if at == own {
-            return Err("modules have no access to the control socket");
+        let above = parent(at).ok_or(refusal("its process is gone or can't be looked up", None))?;
+        if above == own {
+            return Err(refusal("modules have no access to the control socket", Some(at)));
         }
-        if at <= 1 {
+        if above <= 1 {
             return Ok(());
         }
+        at = above;
     }
-    Err("its line of parents does not end")
+    Err(refusal("its line of parents does not end", None))
 }
 
 /// From /proc/PID/status, not stat: there the command name may hold any characters, also brackets.
@@ -121,6 +126,8 @@ mod tests {
         let check = |pid| judge(pid, 10, parent).is_ok();
         assert_eq!([0, 10, 20, 21].map(check), [true; 4]);
         assert_eq!([11, 12, 31, 40, 99].map(check), [false; 5]);
+        let child = |pid| judge(pid, 10, parent).unwrap_err().child;
+        assert_eq!([11, 12, 31].map(child), [Some(11), Some(11), None]);
     }
 
     #[test]

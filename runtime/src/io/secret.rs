@@ -2,8 +2,8 @@
 //! others can read.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,11 @@ pub enum KeyError {
         path: PathBuf,
         mode: u32,
     },
+    /// Somebody else owns it, who can read it whatever its mode.
+    Owner {
+        path: PathBuf,
+        uid: u32,
+    },
     Length {
         path: PathBuf,
     },
@@ -43,6 +48,12 @@ impl fmt::Display for KeyError {
                 "key file {} has mode {mode:04o}, so others can read it; it was not used: chmod 600 it, and make a new key if it may be known",
                 path.display()
             ),
+            KeyError::Owner { path, uid } => write!(
+                f,
+                "key file {} belongs to user {uid}, who can read it; it was not used: chown it to the user of skerry, and make a new key if it \
+                 may be known",
+                path.display()
+            ),
             KeyError::Length { path } => write!(f, "key file {} does not hold {KEY_BYTES} bytes", path.display()),
             KeyError::Io { path, error } => write!(f, "key file {}: {error}", path.display()),
         }
@@ -51,13 +62,28 @@ impl fmt::Display for KeyError {
 
 /// The text of a file that nobody else can read.
 pub fn read_private(path: &Path) -> Result<String, KeyError> {
-    let fault = |error| KeyError::Io { path: path.to_owned(), error };
-    let metadata = fs::metadata(path).map_err(fault)?;
-    let mode = metadata.mode() & 0o7777;
+    let mut text = String::new();
+    let read = open_private(path)?.read_to_string(&mut text);
+    read.map(|_| text).map_err(|error| KeyError::Io { path: path.to_owned(), error })
+}
+
+/// What is judged is what is then read, whatever becomes of the path.
+fn open_private(path: &Path) -> Result<File, KeyError> {
+    let path = path.to_owned();
+    let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
+    let (metadata, file) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Err(KeyError::Io { path, error }),
+    };
+    let (mode, uid) = (metadata.mode() & 0o7777, metadata.uid());
     if mode & 0o077 != 0 {
-        return Err(KeyError::Open { path: path.to_owned(), mode });
+        return Err(KeyError::Open { path, mode });
     }
-    fs::read_to_string(path).map_err(fault)
+    // Root reads everything anyway.
+    if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+        return Err(KeyError::Owner { path, uid });
+    }
+    Ok(file)
 }
 
 impl Keys {
@@ -90,17 +116,16 @@ impl Keys {
     fn key(&self, module: &str) -> Result<Vec<u8>, KeyError> {
         let path = self.folder.join(format!("{module}.key"));
         let fault = |error| KeyError::Io { path: path.clone(), error };
-        match fs::metadata(&path) {
-            Ok(metadata) => {
-                let mode = metadata.mode() & 0o7777;
-                if mode & 0o077 != 0 {
-                    return Err(KeyError::Open { path, mode });
-                }
-                let key = fs::read(&path).map_err(fault)?;
+        match open_private(&path) {
+            Ok(mut file) => {
+                let mut key = Vec::new();
+                file.read_to_end(&mut key).map_err(fault)?;
                 if key.len() == KEY_BYTES { Ok(key) } else { Err(KeyError::Length { path }) }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.make(&path).map_err(fault),
-            Err(error) => Err(fault(error)),
+            Err(KeyError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
+                self.make(&path).map_err(fault)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -135,5 +160,13 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(keys.sign("m", b"x"), Err(KeyError::Open { mode: 0o640, .. })));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(keys.sign("m", b"x").unwrap(), first);
+        // Only root can give it away.
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            let refused = keys.sign("m", b"x").unwrap_err();
+            assert!(refused.to_string().contains("belongs to user 12345"), "{refused}");
+        }
     }
 }

@@ -34,6 +34,19 @@ pub struct Dialler {
     timeout: Duration,
 }
 
+/// Why there is no connection: a sentence for the operator.
+pub struct Fault {
+    pub why: String,
+    /// The server is there, and busy; it asks to wait so long, zero where it does not say.
+    pub busy: Option<Duration>,
+}
+
+impl From<String> for Fault {
+    fn from(why: String) -> Fault {
+        Fault { why, busy: None }
+    }
+}
+
 /// The two halves of an open connection.
 pub struct Connection {
     pub sender: Sender,
@@ -57,12 +70,12 @@ impl Dialler {
         Ok(Dialler { tls: Tls::new(ca, floor, "[upstream]")?, address, proxy, timeout })
     }
 
-    /// A WebSocket to `host_name`, for MQTT. The error is a sentence for the operator.
-    pub async fn dial(&self, host_name: &str, path: &str) -> Result<Connection, String> {
+    /// A WebSocket to `host_name`, for MQTT.
+    pub async fn dial(&self, host_name: &str, path: &str) -> Result<Connection, Fault> {
         let tls = self.stream(host_name).await?;
         within(self.timeout, open(tls, host_name, path))
             .await
-            .unwrap_or_else(|| Err(self.silent(&self.target(host_name))))
+            .unwrap_or_else(|| Err(self.silent(&self.target(host_name)).into()))
     }
 
     /// TLS with `host_name`. The error is a sentence for the operator.
@@ -89,7 +102,7 @@ impl Dialler {
     }
 }
 
-async fn open(tls: Stream, host_name: &str, path: &str) -> Result<Connection, String> {
+async fn open(tls: Stream, host_name: &str, path: &str) -> Result<Connection, Fault> {
     let mut request = format!("wss://{host_name}{path}").into_client_request().map_err(|e| e.to_string())?;
     request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("mqtt"));
     let config = WebSocketConfig::default()
@@ -102,15 +115,15 @@ async fn open(tls: Stream, host_name: &str, path: &str) -> Result<Connection, St
     let (socket, answer) = opened.map_err(|e| upgrade_fault(host_name, &e))?;
     let spoken = answer.headers().get("Sec-WebSocket-Protocol");
     if !spoken.is_some_and(|p| p.as_bytes().eq_ignore_ascii_case(b"mqtt")) {
-        return Err(format!("{host_name} does not speak MQTT over WebSockets; check HostName"));
+        return Err(format!("{host_name} does not speak MQTT over WebSockets; check HostName").into());
     }
     let date = answer.headers().get("Date").and_then(|date| http_date(date.as_bytes()));
     let (sender, receiver) = socket.split();
     Ok(Connection { sender: Sender(sender), receiver: Receiver(receiver), date })
 }
 
-fn upgrade_fault(host: &str, error: &WsError) -> String {
-    match error {
+fn upgrade_fault(host: &str, error: &WsError) -> Fault {
+    let why = match error {
         WsError::Http(answer) => match answer.status().as_u16() {
             401 | 403 => format!("{host} refuses the WebSocket with {}", answer.status()),
             404 => format!("{host} has no WebSocket for MQTT (404); check HostName"),
@@ -118,7 +131,15 @@ fn upgrade_fault(host: &str, error: &WsError) -> String {
             _ => format!("{host} answers {} in the place of a WebSocket; check HostName", answer.status()),
         },
         other => format!("no WebSocket with {host}: {other}"),
-    }
+    };
+    let busy = match error {
+        WsError::Http(answer) if matches!(answer.status().as_u16(), 429 | 503) => {
+            let asked = answer.headers().get("Retry-After").and_then(|wait| wait.to_str().ok()?.trim().parse().ok());
+            Some(Duration::from_secs(asked.unwrap_or(0)))
+        }
+        _ => None,
+    };
+    Fault { why, busy }
 }
 
 impl Sender {

@@ -12,6 +12,8 @@ const API_VERSION: &str = "2021-04-12";
 /// First wait after a failure, doubled up to the next.
 const RETRY_BASE: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Longest wait that the registry may ask for.
+const ASKED_MAX: Duration = Duration::from_secs(600);
 
 /// One request of the registry.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +38,18 @@ pub enum Outcome {
     Refused { why: String, at: Mono },
     /// Of a check: the hub knows the device, and not this identity, or not our key.
     Revoked { why: String },
+}
+
+impl Outcome {
+    /// The registry asks to wait so long.
+    pub fn asked_to_wait(self, now: Mono, asked: Duration) -> Outcome {
+        let until = now.after(asked.min(ASKED_MAX));
+        match self {
+            Outcome::Failed { why, at } => Outcome::Failed { why, at: at.max(until) },
+            Outcome::Refused { why, at } => Outcome::Refused { why, at: at.max(until) },
+            other => other,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +186,36 @@ pub fn target(device: &str, module: &str) -> String {
     target
 }
 
+/// Path and query of all identities that the device has there.
+pub fn target_of_all(device: &str) -> String {
+    let mut target = "/devices/".to_owned();
+    percent::encode(&mut target, device);
+    target.push_str("/modules?api-version=");
+    target.push_str(API_VERSION);
+    target
+}
+
+/// An identity as the registry lists it, without its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub module: String,
+    pub generation_id: String,
+    pub is_connected: bool,
+}
+
+/// The answer to a GET of [`target_of_all`]; `None` for anything else.
+pub fn listed(body: &[u8]) -> Option<Vec<Listed>> {
+    let all: Vec<Value> = serde_json::from_slice(body).ok()?;
+    let one = |entry: Value| {
+        Some(Listed {
+            module: entry["moduleId"].as_str().filter(|id| !id.is_empty())?.to_owned(),
+            generation_id: entry["generationId"].as_str().unwrap_or_default().to_owned(),
+            is_connected: entry["connectionState"] == "Connected",
+        })
+    };
+    all.into_iter().map(one).collect()
+}
+
 pub fn message(answer: &Value) -> Option<String> {
     let found = ["Message", "message", "errorMessage"].into_iter().find_map(|key| answer[key].as_str())?;
     Some(found.chars().take(200).collect())
@@ -223,6 +267,20 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_read_without_its_keys() {
+        assert_eq!(target_of_all("d 1"), "/devices/d%201/modules?api-version=2021-04-12");
+        let body = br#"[{"moduleId":"m","generationId":"7","connectionState":"Connected",
+            "authentication":{"symmetricKey":{"primaryKey":"UFJJTQ=="}}},{"moduleId":"n"}]"#;
+        let found = listed(body).unwrap();
+        assert!(!format!("{found:?}").contains("UFJJTQ"));
+        assert_eq!(found[0], Listed { module: "m".into(), generation_id: "7".into(), is_connected: true });
+        assert_eq!(found[1], Listed { module: "n".into(), generation_id: String::new(), is_connected: false });
+        for wrong in [&b""[..], b"{}", b"[1]", br#"[{"moduleId":""}]"#, br#"[{"deviceId":"d"}]"#] {
+            assert_eq!(listed(wrong), None);
+        }
+    }
+
+    #[test]
     fn a_check_changes_nothing() {
         let ours = br#"{"generationId":"7","authentication":{"symmetricKey":{"primaryKey":"UFJJTQ=="}}}"#;
         let mut check = start().check();
@@ -252,6 +310,11 @@ mod tests {
             last = at.0;
             assert_eq!(registration.request().method, "GET");
         }
+        let asked = |seconds| {
+            let answer = start().handle_answer(Mono(0), 429, b"").asked_to_wait(Mono(0), Duration::from_secs(seconds));
+            if let Outcome::Failed { at, .. } = answer { at } else { panic!() }
+        };
+        assert_eq!((asked(1), asked(30), asked(u64::MAX)), (Mono(2_000), Mono(30_000), Mono(600_000)));
         for _ in 0..40 {
             registration.handle_unreachable(Mono(0), "no".into());
         }

@@ -11,18 +11,21 @@ use crate::model::identity::Secret;
 pub fn token(key: &Secret, resource_uri: &str, expires: i64) -> String {
     let mut resource = String::new();
     percent::encode(&mut resource, resource_uri);
-    let signed =
-        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key.bytes()), format!("{resource}\n{expires}").as_bytes());
+    let signed = sign(key, format!("{resource}\n{expires}").as_bytes());
     let mut token = format!("SharedAccessSignature sr={resource}&sig=");
-    percent::encode(&mut token, &BASE64.encode(signed.as_ref()));
+    percent::encode(&mut token, &BASE64.encode(&signed));
     token.push_str(&format!("&se={expires}"));
     token
 }
 
+/// HMAC-SHA256 of any bytes, as a module asks for it.
+pub fn sign(key: &Secret, bytes: &[u8]) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key.bytes()), bytes).as_ref().to_vec()
+}
+
 /// A device's own key, from that of its enrolment group and its registration id as it is given (spec iot-hub-wire 11).
 pub fn derive(group: &Secret, registration: &str) -> Secret {
-    let group = hmac::Key::new(hmac::HMAC_SHA256, group.bytes());
-    Secret::new(hmac::sign(&group, registration.as_bytes()).as_ref().to_vec())
+    Secret::new(sign(group, registration.as_bytes()))
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 use super::twin::{Twin, difference};
 use crate::model::time::Mono;
 
-/// Before a request that failed is made again.
+/// Before a request that failed is made again, doubled up to the next: a cloud that throttles is asked less and less.
 const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN_MAX: Duration = Duration::from_secs(300);
 /// Desired changes that may arrive while the whole is being asked for.
 const HELD_MAX: usize = 16;
 
@@ -58,6 +59,8 @@ pub struct TwinSync {
     follows: bool,
     /// A difference that the cloud refused; the same is not sent again.
     refused: Option<Section>,
+    /// Requests that failed in a row.
+    failures: u32,
     timeout: Duration,
 }
 
@@ -71,6 +74,7 @@ impl TwinSync {
             held: Vec::new(),
             follows: false,
             refused: None,
+            failures: 0,
             timeout,
         }
     }
@@ -79,7 +83,7 @@ impl TwinSync {
     pub fn handle_ready(&mut self, now: Mono) {
         self.phase = Phase::Wanted { at: now };
         self.held.clear();
-        self.refused = None;
+        (self.refused, self.failures) = (None, 0);
     }
 
     pub fn handle_lost(&mut self) {
@@ -141,13 +145,13 @@ impl TwinSync {
                 {
                     return Ok(self.take_whole(now, twin, desired, version, reported));
                 }
-                self.phase = Phase::Wanted { at: now.after(AGAIN) };
+                self.phase = Phase::Wanted { at: self.later(now) };
                 Err(format!("asked for the twin, the cloud answered {status}{}; trying again", reason(body)))
             }
             Phase::Reporting { rid: open, .. } if open == rid => {
                 if (200..300).contains(&status) {
                     self.reported = std::mem::take(&mut self.on_its_way);
-                    self.refused = None;
+                    (self.refused, self.failures) = (None, 0);
                     self.phase = Phase::Known { at: now };
                     return Ok(false);
                 }
@@ -155,7 +159,7 @@ impl TwinSync {
                 if !again {
                     self.refused = Some(difference(&self.reported, &self.on_its_way));
                 }
-                self.phase = Phase::Known { at: now.after(AGAIN) };
+                self.phase = Phase::Known { at: self.later(now) };
                 let then = if again { "trying again" } else { "kept here until something else is reported" };
                 Err(format!("the cloud refused reported properties with {status}{}; {then}", reason(body)))
             }
@@ -164,8 +168,14 @@ impl TwinSync {
         }
     }
 
+    fn later(&mut self, now: Mono) -> Mono {
+        let wait = AGAIN.saturating_mul(1 << self.failures.min(16)).min(AGAIN_MAX);
+        self.failures += 1;
+        now.after(wait)
+    }
+
     fn take_whole(&mut self, now: Mono, twin: &mut Twin, desired: Section, version: u64, reported: Section) -> bool {
-        self.phase = Phase::Known { at: now };
+        (self.phase, self.failures) = (Phase::Known { at: now }, 0);
         // A twin that never reported anything has lost what it knew; the cloud has not.
         if twin.reported_version() <= 1 && twin.reported().is_empty() {
             twin.adopt_reported(reported.clone());

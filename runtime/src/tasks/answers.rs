@@ -8,7 +8,7 @@ use smol::channel::Receiver;
 
 use super::board::{Tap, line_json};
 use super::dead_letters::Act;
-use super::mailbox::{Answer, Ask, Call, Refusal, Removal};
+use super::mailbox::{Answer, Ask, Call, Errand, Refusal, Removal};
 use super::storage::{Asks, Job};
 use super::world::World;
 use super::{dead_letters, depot, methods, metrics, orders, taps, traces, views};
@@ -58,16 +58,23 @@ async fn one(world: &Rc<World>, ask: Ask, asks: &Rc<Asks>) -> Result<Answer, Ref
         Ask::Metrics => Ok(Answer::Text(metrics::text(world, asks).await)),
         Ask::Images => depot::list(world),
         Ask::Pull { reference } => depot::pull(world, &reference),
-        Ask::Identities => Ok(Answer::Json(views::identities(world))),
-        Ask::RemoveIdentity { module } => {
-            let (answer, answered) = smol::channel::bounded(1);
-            let busy = |_| Refusal::new(503, "other identities are being removed; try again");
-            world.removals.try_send(Removal { module, answer }).map_err(busy)?;
-            let answered = answered.recv().await.map_err(|_| Refusal::new(503, "the runtime is stopping"))?;
-            answered.map(Answer::Json)
-        }
+        Ask::Identities { hub: false } => Ok(Answer::Json(views::identities(world))),
+        Ask::Identities { hub: true } => errand(world, Errand::List).await,
+        Ask::RemoveIdentity { module } => errand(world, |answer| Errand::Remove(Removal { module, answer })).await,
         Ask::Send { module, output, record } => send(world, &module, &output, &record).await,
     }
+}
+
+/// For who sees to identities, and its answer.
+async fn errand(
+    world: &World,
+    errand: impl FnOnce(smol::channel::Sender<Result<Value, Refusal>>) -> Errand,
+) -> Result<Answer, Refusal> {
+    let (answer, answered) = smol::channel::bounded(1);
+    let busy = |_| Refusal::new(503, "other identities are being seen to; try again");
+    world.errands.try_send(errand(answer)).map_err(busy)?;
+    let answered = answered.recv().await.map_err(|_| Refusal::new(503, "the runtime is stopping"))?;
+    answered.map(Answer::Json)
 }
 
 /// A module that ran once has a twin, also while it does not run.

@@ -15,7 +15,7 @@ use smol::{Async, Timer};
 use self::resource::Resource;
 use super::mailbox::{Answer, Ask, Call, Refusal, flag, letter_id, which};
 use crate::io::http::{self, Body, BodyFault, Content, Reply, Request};
-use crate::io::peer;
+use crate::io::peer::{self, PeerRefusal};
 use crate::logic::message_json::{record_from_line, to_base64};
 use crate::logic::nearest::nearest;
 use crate::logic::units;
@@ -44,8 +44,13 @@ const TRACE_LIMIT: usize = 20;
 const METHOD_TIMEOUT_S: u32 = 30;
 const METHOD_TIMEOUT_S_MAX: u32 = 300;
 
-/// Accepts for as long as it is polled. `calls` is bounded; when it is full the client is told 503.
-pub async fn serve(executor: Rc<Executor>, listener: UnixListener, calls: Sender<Call>) -> std::io::Result<()> {
+/// Accepts for as long as it is polled. `calls` is bounded; when it is full the client is told 503. `refused` is told whom it refuses.
+pub async fn serve(
+    executor: Rc<Executor>,
+    listener: UnixListener,
+    calls: Sender<Call>,
+    refused: impl Fn(&PeerRefusal),
+) -> std::io::Result<()> {
     let listener = smol::net::unix::UnixListener::from(Async::new(listener)?);
     let (open, refusing) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     loop {
@@ -59,9 +64,9 @@ pub async fn serve(executor: Rc<Executor>, listener: UnixListener, calls: Sender
             }
         };
         let refusal = match peer::check(&stream) {
-            Err(refused) => {
-                log::warn!("control socket refused pid={} why=\"{}\"", refused.pid, refused.why);
-                Some((403, refused.why))
+            Err(refusal) => {
+                refused(&refusal);
+                Some((403, refusal.why))
             }
             Ok(_) if open.get() >= CONNECTIONS_MAX => Some((503, "too many connections to the control socket")),
             Ok(_) => None,
@@ -148,6 +153,7 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
     }
     let value = |key: &str| query.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str());
     let wrong = |key: &str, expected: &str| Refusal::new(400, format!("{key}: expected {expected}"));
+    let yes = |key: &str| value(key).map_or(Some(false), flag).ok_or_else(|| wrong(key, "true or false"));
     Ok(match resource {
         Resource::Status => Ask::Status,
         Resource::Modules => Ask::Modules,
@@ -173,10 +179,9 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
             Ask::Method { module, name, payload, timeout_ms: timeout.as_millis() as u32 }
         }
         Resource::Logs(module) => {
-            let follow = value("follow").map_or(Some(false), flag).ok_or_else(|| wrong("follow", "true or false"))?;
             let since_ms = value("since").map(|text| since(text).ok_or_else(|| wrong("since", SINCE_EXPECTED)));
             let tail = value("tail").map(|text| text.parse().map_err(|_| wrong("tail", "a number of lines")));
-            Ask::Logs { module, since_ms: since_ms.transpose()?, tail: tail.transpose()?, follow }
+            Ask::Logs { module, since_ms: since_ms.transpose()?, tail: tail.transpose()?, follow: yes("follow")? }
         }
         Resource::Tap => {
             Ask::Tap { from: value("from").map(str::to_owned), condition: value("where").map(str::to_owned) }
@@ -185,12 +190,12 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
         Resource::Deployment if request.method == "GET" => Ask::Deployment,
         Resource::Deployment if request.method == "DELETE" => Ask::Withdraw,
         Resource::Deployment => {
-            let dry_run = value("dryRun").map_or(Some(false), flag).ok_or_else(|| wrong("dryRun", "true or false"))?;
+            let dry_run = yes("dryRun")?;
             Ask::Deploy { manifest: json_body(request).await?, dry_run }
         }
         Resource::Images if request.method == "GET" => Ask::Images,
         Resource::Images => Ask::Pull { reference: value("reference").unwrap_or_default().to_owned() },
-        Resource::Identities => Ask::Identities,
+        Resource::Identities => Ask::Identities { hub: yes("hub")? },
         Resource::Identity(module) => Ask::RemoveIdentity { module },
         Resource::DeadLetters => {
             let limit = value("limit").map_or(Some(usize::MAX), |text| text.parse().ok().filter(|n| *n > 0));

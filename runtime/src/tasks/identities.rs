@@ -10,10 +10,10 @@ use data_encoding::BASE64;
 use serde_json::{Value, json};
 use smol::channel::Receiver;
 
-use super::mailbox::{Refusal, Removal};
+use super::mailbox::{Errand, Refusal, Removal};
 use super::registry::{self, start_uplink};
 use super::world::World;
-use super::{provision, removal};
+use super::{provision, removal, roster};
 use crate::logic::registration::{Outcome, Registration};
 use crate::model::identity::Credentials;
 use crate::model::time::Mono;
@@ -28,7 +28,7 @@ const AGAIN_MAX_MS: u64 = 3_600_000;
 pub struct Wakes {
     /// Instances came or went, a connection ended for good, or a token was refused.
     pub changed: Receiver<()>,
-    pub removals: Receiver<Removal>,
+    pub errands: Receiver<Errand>,
 }
 
 /// The identities of one device in one hub.
@@ -56,7 +56,7 @@ pub async fn run(world: Rc<World>, wakes: Wakes) {
     let device = match (&world.config.cloud.device, &dps) {
         (Some(device), _) => device.clone(),
         (None, Some(dps)) => provision::run(&world, dps).await,
-        (None, None) => return removal::refuse_all(&wakes.removals).await,
+        (None, None) => return removal::refuse_all(&wakes.errands).await,
     };
     let (mut own, mut asked, mut not_before) = (Identities::new(&world, device), 0, Mono(0));
     loop {
@@ -108,8 +108,10 @@ impl Identities {
             let due = self.pending.iter().filter(|(_, (_, at))| *at <= now).map(|(module, _)| module.clone()).next();
             let Some(module) = due else {
                 let first = self.pending.values().map(|(_, at)| at.since(now)).min();
-                if let Some(removal) = wait(first, wakes).await {
-                    self.remove(removal).await;
+                match wait(first, wakes).await {
+                    Some(Errand::Remove(removal)) => self.remove(removal).await,
+                    Some(Errand::List(answer)) => drop(answer.try_send(roster::list(&self.world, &self.device).await)),
+                    None => {}
                 }
                 continue;
             };
@@ -310,7 +312,7 @@ impl Identities {
     }
 }
 
-async fn wait(ms: Option<u64>, wakes: &Wakes) -> Option<Removal> {
+async fn wait(ms: Option<u64>, wakes: &Wakes) -> Option<Errand> {
     let due = async {
         match ms {
             Some(ms) => drop(smol::Timer::after(Duration::from_millis(ms)).await),
@@ -322,6 +324,6 @@ async fn wait(ms: Option<u64>, wakes: &Wakes) -> Option<Removal> {
         let _ = wakes.changed.recv().await;
         None
     };
-    let asked = async { wakes.removals.recv().await.ok() };
+    let asked = async { wakes.errands.recv().await.ok() };
     smol::future::or(asked, smol::future::or(changed, due)).await
 }

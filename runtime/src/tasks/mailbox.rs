@@ -82,8 +82,10 @@ pub enum Ask {
     },
     /// Everything that is counted, in the text format of Prometheus.
     Metrics,
-    /// Who the modules are in the hub.
-    Identities,
+    /// Who the modules are in the hub; `hub`: as the hub says itself.
+    Identities {
+        hub: bool,
+    },
     RemoveIdentity {
         module: String,
     },
@@ -184,6 +186,14 @@ impl Refusal {
 pub struct Preview {
     pub manifest: Rc<Manifest>,
     pub answer: Sender<Vec<Value>>,
+}
+
+/// For who sees to identities.
+#[derive(Debug)]
+pub enum Errand {
+    Remove(Removal),
+    /// Those of the hub, beside those that are known here.
+    List(Sender<Result<Value, Refusal>>),
 }
 
 /// The identity of this module is to be removed in the hub, and here.

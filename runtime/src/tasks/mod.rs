@@ -26,6 +26,7 @@ pub mod registry;
 pub mod removal;
 pub mod removed;
 pub mod reports;
+pub mod roster;
 pub mod senders;
 pub mod storage;
 pub mod supply;

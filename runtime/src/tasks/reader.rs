@@ -15,7 +15,7 @@ use super::world::World;
 use super::{methods, taps};
 use crate::logic::hub::{Hub, LinkIx, Sent};
 use crate::logic::log_ring::LogLine;
-use crate::logic::scope;
+use crate::logic::{sas, scope};
 use crate::model::time::{Now, Wall};
 use skerry_abi::wire::frame::{self, FRAME_BYTES_MAX, FailureKind, FromHost, LINK_VERSION, ToHost};
 
@@ -238,7 +238,11 @@ fn sign(world: &World, slot: &Slot, bytes: &[u8]) -> Result<Vec<u8>, String> {
         slot.refuse_scope(&format!("a token for {audience:?}"));
         return Err(format!("{} may sign tokens for itself only, and this one is for {audience:?}", slot.name));
     }
-    world.keys.sign(&slot.name, bytes).map_err(|error| error.to_string())
+    // The key by which the cloud knows it: one that somebody else gave out, or the one that was made here.
+    match world.config.cloud.modules.get(&slot.name) {
+        Some(identity) => Ok(sas::sign(&identity.key, bytes)),
+        None => world.keys.sign(&slot.name, bytes).map_err(|error| error.to_string()),
+    }
 }
 
 /// A module reports into its own twin; there is no frame that names another.

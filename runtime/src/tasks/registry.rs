@@ -22,7 +22,9 @@ pub async fn ask(world: &World, device: &Credentials, registration: &mut Registr
     let answer = answer(world, device, &registration.request()).await;
     let now = world.port.now().mono;
     match answer {
-        Ok(answer) => registration.handle_answer(now, answer.status, &answer.body),
+        Ok(answer) => registration
+            .handle_answer(now, answer.status, &answer.body)
+            .asked_to_wait(now, answer.retry_after.unwrap_or_default()),
         Err(why) => registration.handle_unreachable(now, why),
     }
 }

@@ -4,17 +4,18 @@
 use serde_json::Value;
 use smol::channel::Receiver;
 
-use super::mailbox::{Refusal, Removal};
+use super::mailbox::{Errand, Refusal, Removal};
 use super::registry;
 use super::world::World;
 use crate::logic::registration::{Request, target};
 use crate::model::endpoint::Endpoint;
 use crate::model::identity::Credentials;
 
-/// Where no device is known, nothing can be removed.
-pub async fn refuse_all(removals: &Receiver<Removal>) {
-    while let Ok(Removal { answer, .. }) = removals.recv().await {
-        let text = "identities are made and removed with the device's own key: give [provisioning] one";
+/// Where no device is known, nothing can be asked.
+pub async fn refuse_all(errands: &Receiver<Errand>) {
+    while let Ok(Errand::Remove(Removal { answer, .. }) | Errand::List(answer)) = errands.recv().await {
+        let text =
+            "identities are made, listed and removed in the hub with the device's own key: give [provisioning] one";
         let _ = answer.try_send(Err(Refusal::new(409, text)));
     }
     std::future::pending().await

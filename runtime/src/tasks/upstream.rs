@@ -16,21 +16,22 @@ use super::port::Wire;
 use super::tally::Of;
 use super::world::World;
 use crate::io::dial::within;
-use crate::io::ws::{self, Connection, Dialler};
+use crate::io::ws::{self, Connection, Dialler, Fault};
 use crate::logic::dialect;
 use crate::logic::hub::{Ending, LinkIx};
 use crate::logic::manifest::AGENT;
 use crate::logic::session::{Action, Event, Loss, Session};
 use crate::logic::twin_sync::{Request, TwinSync};
-use crate::model::limits::{METHOD_BYTES_MAX, METHODS_MAX};
+use crate::model::limits::{METHOD_BYTES_MAX, METHOD_WAIT_MAX, METHODS_MAX};
 use crate::model::time::Mono;
 use skerry_abi::wire::frame::{self, Completion, ToHost};
 use skerry_abi::wire::record::Record;
 
 /// How long a good-bye may take.
 const GOOD_BYE: Duration = Duration::from_secs(1);
-/// What a method of a module may take; the cloud's own default.
-const METHOD_TIMEOUT_MS: u32 = 30_000;
+/// What a method of a module may take. The cloud knows how long its caller waits, and does not tell: an answer that is too late there is
+/// for nothing, and one that is cut off here would be wrong.
+const METHOD_TIMEOUT_MS: u32 = METHOD_WAIT_MAX.as_millis() as u32;
 
 /// The cloud in the labels of metrics.
 const UPSTREAM: &str = "upstream";
@@ -65,6 +66,8 @@ pub struct Upstream {
     /// Requests of the twin without an answer, and when they were sent.
     asked: BTreeMap<u64, (Of, Mono)>,
     lost_at: Option<Mono>,
+    /// The same of the twin.
+    said_of_twin: Option<String>,
 }
 
 impl Upstream {
@@ -97,6 +100,7 @@ impl Upstream {
             said: None,
             asked: BTreeMap::new(),
             lost_at: None,
+            said_of_twin: None,
         }
     }
 
@@ -105,7 +109,10 @@ impl Upstream {
         while !self.uplink.ending.get() {
             self.turn(|_, _| ());
             match self.session.poll_action() {
-                Some(Action::Dial) => self.connect().await,
+                Some(Action::Dial) => {
+                    self.expire();
+                    self.connect().await;
+                }
                 // There is no connection any more.
                 Some(Action::HangUp) => {}
                 None => {
@@ -124,6 +131,14 @@ impl Upstream {
         let _ = self.world.came.try_send(());
     }
 
+    /// What waited here since the last connection goes when it is too old, as what waits in its queue does.
+    fn expire(&mut self) {
+        let link = self.link;
+        for delivery in self.world.port.turn(|hub, now| hub.expire_window(now, link)) {
+            self.session.forget(delivery);
+        }
+    }
+
     async fn connect(&mut self) {
         let host = self.session.identity().host_name.clone();
         let dialler = Rc::clone(&self.dialler);
@@ -137,7 +152,13 @@ impl Upstream {
         let dialled = async { Some(dialler.dial(&host, dialect::WEBSOCKET_PATH).await) };
         match smol::future::or(dialled, ended).await {
             Some(Ok(connection)) => self.serve(connection).await,
-            Some(Err(why)) => self.turn(|session, now| session.handle_closed(now, Loss::Unreachable(why))),
+            Some(Err(Fault { why, busy })) => {
+                let loss = match busy {
+                    Some(asked) => Loss::Busy { why, asked },
+                    None => Loss::Unreachable(why),
+                };
+                self.turn(|session, now| session.handle_closed(now, loss));
+            }
             None => {}
         }
     }
@@ -412,9 +433,18 @@ impl Upstream {
             change(&mut self.twin, twins.entry(self.uplink.module.clone()).or_default())
         };
         match changed {
-            Ok(true) => self.world.desired_changed(&self.uplink.module),
-            Ok(false) => {}
-            Err(reason) => log::warn!("upstream identity={client} twin=refused reason={reason:?}"),
+            Ok(changed) => {
+                self.said_of_twin = None;
+                if changed {
+                    self.world.desired_changed(&self.uplink.module);
+                }
+            }
+            Err(reason) => {
+                let level =
+                    if self.said_of_twin.as_ref() == Some(&reason) { log::Level::Debug } else { log::Level::Warn };
+                log::log!(level, "upstream identity={client} twin=refused reason={reason:?}");
+                self.said_of_twin = Some(reason);
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use crate::io::clock::{self, TimeFloor};
 use crate::io::crash_report::CrashReports;
 use crate::io::hosts::Hosts;
 use crate::io::images::Images;
+use crate::io::peer::PeerRefusal;
 use crate::io::proved::Proved;
 use crate::io::secret::Keys;
 use crate::io::ws::Dialler;
@@ -61,7 +62,7 @@ pub struct World {
     /// Wakes who reports for the agent: something is another than before.
     pub report: smol::channel::Sender<()>,
     /// To who sees to identities.
-    pub removals: smol::channel::Sender<super::mailbox::Removal>,
+    pub errands: smol::channel::Sender<super::mailbox::Errand>,
     /// Wakes the agent: something ended, or a folder changed.
     pub replan: smol::channel::Sender<()>,
 }
@@ -82,6 +83,16 @@ impl World {
     pub fn deployed(&self) {
         if let Some(taken) = self.board.taken_at.take() {
             self.board.tally.time(Of::Deployment, &[], self.port.now().mono.since(taken));
+        }
+    }
+
+    /// Somebody may not use the control socket. A module that tries stands in its own books.
+    pub fn refuse_peer(&self, refused: &PeerRefusal) {
+        let of = |slot: &&Rc<Slot>| refused.child.is_some() && slot.pid.get() == refused.child;
+        let slot = self.board.slots.borrow().values().find(of).cloned();
+        match slot {
+            Some(slot) => slot.refuse_scope("the control socket"),
+            None => log::warn!("control socket refused pid={} why=\"{}\"", refused.pid, refused.why),
         }
     }
 

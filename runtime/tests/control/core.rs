@@ -111,7 +111,7 @@ pub fn serve(socket: &Path, core: Core, calls_max: usize, answers: bool) {
         if answers {
             executor.spawn(core.run(called.clone())).detach();
         }
-        let served = smol::block_on(executor.run(control::serve(executor.clone(), listener, calls)));
+        let served = smol::block_on(executor.run(control::serve(executor.clone(), listener, calls, |_| ())));
         drop((served, called));
     });
 }

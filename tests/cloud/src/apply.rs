@@ -21,6 +21,9 @@ use crate::world::{End, Order, World};
 const METHOD_TIMEOUT_S: f64 = 30.0;
 const METHOD_TIMEOUT_MAX_S: f64 = 300.0;
 
+/// Ten years.
+const CLOCK_SKEW_MAX_S: i64 = 315_360_000;
+
 impl Cloud {
     /// Carries it out before it returns, as far as it is about the cloud itself. What it has to say comes back: the
     /// `version` of desired properties, the `rid` of a method, otherwise null.
@@ -67,6 +70,7 @@ impl World {
             }
             Command::FrameBytes { max } => self.faults.frame_bytes_max = (max != 0).then_some(max),
             Command::Date { skew_s } => self.faults.date_skew_s = skew_s,
+            Command::Clock { skew_s } => self.faults.clock_skew_s = skew_s.clamp(-CLOCK_SKEW_MAX_S, CLOCK_SKEW_MAX_S),
             Command::DenyProxy { on } => self.faults.deny_proxy = on,
             Command::Stall { on, identity } => self.set(identity, |now| now.stall = on)?,
             Command::Connack { code, identity } => {

@@ -101,6 +101,10 @@ pub enum Command {
     Date {
         skew_s: i64,
     },
+    /// The cloud's own clock: tokens are judged by it, and it is the `Date`. For connections from now on.
+    Clock {
+        skew_s: i64,
+    },
     /// New keys; the connection is closed, and old tokens are refused.
     Revoke {
         identity: String,

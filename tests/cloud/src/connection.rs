@@ -180,7 +180,7 @@ impl Connection {
         let (request, early) = read_request(stream, first).await?;
         let answer = {
             let world = self.shared.world();
-            let date = upgrade::date(world.faults.date_skew_s);
+            let date = upgrade::date(world.date_skew_s());
             match (request.route(), world.faults.http) {
                 (Route::Rest(_), _) => None,
                 (_, Some((status, retry_after_s))) => Some(upgrade::plain(status, "by command", &date, retry_after_s)),

@@ -16,6 +16,7 @@ pub struct Faults {
     pub deny_proxy: bool,
     pub wrong: Option<Wrong>,
     pub date_skew_s: i64,
+    pub clock_skew_s: i64,
     pub frame_bytes_max: Option<usize>,
     /// Of REST, and of the provisioning side.
     pub rest: Option<Refusing>,

@@ -174,7 +174,7 @@ impl Session {
         self.acting = world.faults.acting(self.identity());
         let Some(pass) = self.pass else { return };
         let expiry_ms = pass.expiry.saturating_add(world.grace_s).saturating_mul(1000);
-        let left = Duration::from_millis(expiry_ms.saturating_sub(unix_ms())).min(TOKEN_MAX);
+        let left = Duration::from_millis(expiry_ms.saturating_sub(world.clock_ms())).min(TOKEN_MAX);
         let end = Instant::now() + left;
         let life = self.acting.token_life_s.map(|life| pass.first_used + Duration::from_secs(life).min(TOKEN_MAX));
         self.token_end = Some(life.map_or(end, |life| life.min(end)));

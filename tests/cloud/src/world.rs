@@ -260,6 +260,16 @@ impl World {
         self.say(What::Connected { identity: name, session_present: false, user_name, web_socket });
     }
 
+    /// What the cloud takes the time to be, ms since 1970.
+    pub fn clock_ms(&self) -> u64 {
+        unix_ms().saturating_add_signed(self.faults.clock_skew_s.saturating_mul(1_000))
+    }
+
+    /// How wrong the `Date` is that it tells.
+    pub fn date_skew_s(&self) -> i64 {
+        self.faults.date_skew_s.saturating_add(self.faults.clock_skew_s)
+    }
+
     fn admit(&mut self, identity: &str, user_name: &str, connect: &Connect) -> Result<Pass, String> {
         let (host, id) = user(user_name)?;
         if !host.eq_ignore_ascii_case(&self.host) {
@@ -271,7 +281,7 @@ impl World {
         let password = connect.password.as_deref().ok_or("there is no password")?;
         let password = std::str::from_utf8(password).map_err(|_| "the password is no text")?;
         let life = self.faults.acting(Some(identity)).token_life_s.map(Duration::from_secs);
-        let (host, grace_s) = (self.host.clone(), self.grace_s);
+        let (host, grace_s, now_s) = (self.host.clone(), self.grace_s, self.clock_ms() / 1000);
         let device = identity.split('/').next().unwrap_or_default();
         for id in [device, identity] {
             if self.peers.get(id).is_some_and(|peer| !peer.record.enabled) {
@@ -279,7 +289,7 @@ impl World {
             }
         }
         let peer = self.peer(identity)?;
-        peer.check(&host, password, (Instant::now(), unix_ms() / 1000), (grace_s, life))
+        peer.check(&host, password, (Instant::now(), now_s), (grace_s, life))
     }
 
     /// Keeps it, or at least counts it.

@@ -163,6 +163,21 @@ fn it_is_busy() {
     load.judge();
 }
 
+/// It says how long it wants to be left alone, and is.
+#[test]
+fn it_is_busy_for_a_time_that_it_names() {
+    let mut load = Load::start("");
+    load.tell(Command::Http { status: 429, retry_after_s: Some(4) });
+    load.tell(Command::Drop { identity: None });
+    load.send(50);
+    load.wait_safe();
+    let line = load.device.wait_log("is busy (429");
+    let wait_ms = line.split("retry_in_ms=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    assert!(wait_ms.is_some_and(|ms| (4_000..=5_000).contains(&ms)), "{line}");
+    load.tell(Command::Calm);
+    load.judge();
+}
+
 #[test]
 fn it_stores_and_closes_before_it_acknowledges() {
     let mut load = Load::start("");

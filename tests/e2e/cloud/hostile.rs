@@ -54,7 +54,11 @@ fn it_signs_for_itself_only() {
         });
     };
     attempt(&device, audience("%2Fmodules%2Fhostile"));
-    answer("{\"signed\":32}");
+    // With the key by which the cloud knows it.
+    let string = &cloud.ready().modules[1].connection_string;
+    let key = string.rsplit_once("SharedAccessKey=").expect("a key").1;
+    let signed = format!("{host}%2Fdevices%2Fd1%2Fmodules%2Fhostile\n1795456800");
+    answer(&skerry_cloud::sas::derive_key(key, &signed).expect("a digest"));
     assert_eq!(refused(&device), 0);
     for (path, name) in
         [("%2Fmodules%2Fscribe", "d1/modules/scribe"), ("", "devices/d1"), ("%2Fmodules%2Fhostile2", "hostile2")]
@@ -123,4 +127,15 @@ fn frames_that_can_not_be_end_its_link_and_nothing_else() {
         assert_eq!(device.wait_running("scribe").pid, scribe.pid);
         assert!(!cloud.stored().contains_key("d1/hostile"), "{what}");
     }
+}
+
+/// Even where the socket's mode and folder would let it in.
+#[test]
+fn it_does_not_pass_for_an_operator() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_cloud, device) = start();
+    std::fs::set_permissions(device.socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    expect(&device, json!({"try": "control", "socket": device.socket()}), "the control socket");
+    let answer = wait_for("its answer", || reported(&device, "hostile")["control"].as_str().map(str::to_owned));
+    assert!(answer.contains("403"), "{answer}");
 }

@@ -54,12 +54,12 @@ fn a_module_that_is_dropped_in_is_known_in_the_cloud_a_moment_later() {
 #[test]
 fn while_the_registry_is_away_messages_wait_and_one_line_says_so() {
     let cloud = cloud();
-    tell(&cloud, Command::RestStatus { status: 503, retry_after_s: None, count: None });
+    tell(&cloud, Command::RestStatus { status: 503, retry_after_s: Some(5), count: None });
     let device = device(&cloud);
     device.wait_running("scribe");
     device.send("tester", "out", &numbered(1));
     let line = device.one_line("identity module=scribe status=missing");
-    assert!(line.contains("503"), "{line}");
+    assert!(line.contains("503") && line.contains("retry_in_ms=5000"), "{line}");
     let warnings = wait_for("a warning", || {
         let warnings = device.status()["warnings"].to_string();
         warnings.contains("scribe wait for the cloud").then_some(warnings)
@@ -130,6 +130,22 @@ fn identities_are_listed_without_keys_and_removed_with_care() {
     let key = std::fs::read(device.path("state/keys/scribe.key")).unwrap();
     let text = device.skerry(&["identity", "list"]).out + &row.to_string();
     assert!(!text.contains(&data_encoding::BASE64.encode(&key)), "{text}");
+    // As the hub has it: also what was made there, and never what proves it.
+    tell(&cloud, Command::Make { identity: "d1/orphan".into() });
+    let ran = device.skerry(&["identity", "list", "--hub", "--json"]);
+    let rows = ran.json();
+    let in_hub = |module: &str| {
+        let found = rows.as_array().into_iter().flatten().find(|row| row["module"] == module);
+        found.map(|row| (row["inHub"].clone(), row["source"].clone()))
+    };
+    assert_eq!(in_hub("scribe"), Some(("yes".into(), "registered".into())));
+    assert_eq!(in_hub("orphan"), Some(("yes".into(), "hub".into())));
+    for id in [ID, "d1/orphan"] {
+        let key =
+            cloud.identity(id).expect("known").connection_string.rsplit_once("AccessKey=").expect("a key").1.to_owned();
+        assert!(!ran.out.contains(&key), "{ran:?}");
+    }
+    assert!(device.skerry(&["identity", "list", "--hub"]).out.contains("IN HUB"));
     let remove = |device: &Device| device.skerry(&["identity", "remove", "scribe"]);
     let refused = remove(&device);
     assert!(refused.code == Some(1) && refused.err.contains("enabled = false"), "{refused:?}");
@@ -191,6 +207,29 @@ fn a_revoked_identity_is_told_and_its_messages_are_held() {
     let removed = device.skerry(&["identity", "remove", "scribe"]);
     assert!(removed.code == Some(0) && removed.out.contains("1 messages of it still wait"), "{removed:?}");
     wait_stored(&cloud, ID, 1);
+}
+
+/// Also those that were under way when it was revoked: they are held until their time to live is over, counted then, and told of.
+#[test]
+fn messages_of_a_revoked_identity_expire_wherever_they_are() {
+    let cloud = cloud();
+    let up = "up = 'FROM /messages/modules/scribe/* INTO $upstream'";
+    let short = "up = { route = 'FROM /messages/modules/scribe/* INTO $upstream', ttl = \"4s\" }";
+    let mut device = Device::new(&config(&cloud).replace(up, short));
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.start();
+    wait_connected(&cloud, ID);
+    tell(&cloud, Command::NoPuback { on: true, identity: Some(ID.into()) });
+    device.send("tester", "out", &numbered(0));
+    wait_for("it is under way", || (device.uplink("scribe")["inFlight"] == 1).then_some(()));
+    tell(&cloud, Command::Revoke { identity: ID.into() });
+    device.one_line("identity module=scribe status=revoked");
+    device.send("tester", "out", &numbered(1));
+    device.wait_upstream("scribe", "expired", |count| count == 2);
+    device.wait_upstream("scribe", "pending", |count| count == 0);
+    assert_eq!(device.uplink("scribe")["inFlight"], 0);
+    let queue = device.upstream_queue("scribe").expect("a queue");
+    assert_eq!((&queue["accepted"], &queue["delivered"]), (&2.into(), &0.into()), "{queue}");
 }
 
 #[test]

@@ -124,6 +124,32 @@ fn a_device_that_was_deleted_in_the_hub_is_assigned_again() {
     all_there(&cloud, ID, &(0..40).collect::<Vec<_>>());
 }
 
+/// An enrolment of its own: the device's own key, named by the machine, and the enrolment says who the device is in the hub.
+#[test]
+fn a_device_with_an_enrolment_of_its_own_is_who_that_says() {
+    let cloud = cloud();
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a host name").trim().to_owned();
+    let enrol = Command::Enrol { registration: host.clone(), device: Some("Pump7".into()), key: None };
+    let key = cloud.command(enrol).expect("an enrolment")["key"].clone();
+    let text = config(&cloud, "").replace("line-{serial}", "{hostname}").replace("serial_file = \"serial\"\n", "");
+    let text = text.replace("group_key_file = \"group.key\"", "symmetric_key_file = \"device.key\"");
+    let mut device = Device::new(&text);
+    let file = device.path("device.key");
+    std::fs::write(&file, key.as_str().expect("a key")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    device.drop_in("scribe.so", &Image::of("scribe"));
+    device.start();
+    wait_connected(&cloud, "Pump7/scribe");
+    let found = provisioning(&device);
+    assert_eq!((&found["registration"], &found["device"]), (&Value::from(host), &Value::from("Pump7")));
+    // Away for good from now on, and never needed again.
+    device.kill();
+    tell(&cloud, Command::DpsStatus { status: 503, retry_after_s: None, count: None });
+    device.start();
+    device.send("tester", "out", &numbered(1));
+    wait_stored(&cloud, "Pump7/scribe", 1);
+}
+
 /// A cold boot with a clock in 1970: the first answer of the service says the time.
 #[test]
 fn with_a_clock_in_1970() {

@@ -103,6 +103,22 @@ fn a_clock_in_1970_and_a_token_that_only_the_clouds_time_makes_good() {
     assert!(device.path("state/time-floor").exists(), "what was learned is kept over a restart");
 }
 
+/// Hours apart, and nobody is in 1970: a token is made for the time that the cloud says, and one that is ahead of the cloud's is good there.
+#[test]
+fn a_clock_that_is_hours_off() {
+    for skew_s in [3 * 3_600, -3 * 3_600] {
+        let cloud = cloud(&["tester"]);
+        tell(&cloud, Command::Clock { skew_s });
+        let mut device = Device::new(&to_cloud(&cloud, "", TESTER_ONLINE));
+        device.start();
+        wait_connected(&cloud, ID);
+        assert_eq!(device.send("tester", "out", &numbered(1))["outcome"], "delivered");
+        wait_stored(&cloud, ID, 1);
+        assert!(!device.log().contains("does not accept"), "{skew_s}: a token was made for another time");
+        assert_eq!(device.log().contains("clock=behind cloud_says="), skew_s > 0);
+    }
+}
+
 #[test]
 fn through_a_proxy() {
     let cloud = cloud(&["tester"]);

@@ -3,8 +3,10 @@
 use std::io::Read;
 
 use serde_json::{Value, json};
-use skerry_cloud::{Cloud, Options};
-use skerry_tests::{Backend, Device, Image, manifest, module, numbered, wait_for};
+use skerry_cloud::{Cloud, Command, Options};
+use skerry_tests::{
+    Backend, Device, Image, all_there, manifest, module, numbered, tell, wait_connected, wait_for, wait_stored,
+};
 
 const TO_A: &str = "FROM /messages/modules/tester/* INTO BrokeredEndpoint(\"/modules/a/inputs/input1\")";
 
@@ -105,7 +107,7 @@ fn modules_come_change_and_go_as_the_cloud_says() {
         (&section["lastDesiredStatus"]["code"], &section["modules"]["a"]["runtimeStatus"]),
         (&json!(406), &json!("unknown"))
     );
-    skerry_tests::tell(&cloud, skerry_cloud::Command::Cut);
+    tell(&cloud, Command::Cut);
     device.start();
     device.wait_running("a");
     assert_eq!(device.status()["deployment"]["origin"], "cloud");
@@ -179,4 +181,74 @@ fn methods_of_the_agent_answer_as_in_the_field() {
     assert_eq!(device.method("$edgeAgent", "ping", &Value::Null)["status"], 200);
     let twin = device.skerry(&["twin", "get", "$edgeAgent"]);
     assert!(twin.out.contains("systemModules"), "{twin:?}");
+}
+
+/// What a device knows of itself that it must know again, whatever happened in between.
+fn remembered(device: &Device) -> Vec<(String, Value)> {
+    let mut found = vec![("deployment".to_owned(), device.get("/deployment"))];
+    for name in ["a", "b", "$edgeAgent", "$edgeHub"] {
+        let desired = device.skerry(&["twin", "get", name, "--json"]).json()["desired"].clone();
+        assert!(desired["$version"].as_u64() > Some(1), "{name}: {desired}");
+        found.push((format!("twin of {name}"), desired));
+    }
+    let identities = device.skerry(&["identity", "list", "--json"]).json();
+    for row in identities.as_array().expect("a list").iter().filter(|row| row["module"] != "scribe") {
+        assert!(row["generationId"].as_str().is_some_and(|id| !id.is_empty()), "{row}");
+        found.push((format!("identity of {}", row["module"]), row["generationId"].clone()));
+    }
+    assert_eq!(found.len(), 9, "{found:?}");
+    found
+}
+
+/// The power comes back, and with it neither network nor cloud nor the time of day: modules, identities, twins, routes and stored messages are
+/// all there, as the cloud once said, and go on. When the network is back, everything that waited goes out.
+#[test]
+fn a_cold_boot_in_1970_without_a_network_brings_back_what_the_cloud_once_said() {
+    let cloud = cloud();
+    let mut backend = Backend::of(&cloud);
+    let mut device = device(&cloud);
+    device.start();
+    let routes = json!({
+        "to_a": TO_A,
+        "to_b": "FROM /messages/modules/a/* INTO BrokeredEndpoint(\"/modules/b/inputs/input1\")",
+        "up": {"route": "FROM /messages/modules/b/* INTO $upstream", "priority": 3, "timeToLiveSecs": 86_400},
+    });
+    let mut manifest = manifest(json!({"a": module("scribe"), "b": module("scribe")}), routes);
+    manifest["modulesContent"]["a"] = json!({"properties.desired": {"forward": true, "kept": "by a"}});
+    manifest["modulesContent"]["b"] = json!({"properties.desired": {"forward": true, "kept": "by b"}});
+    backend.set_modules("d1", &manifest);
+    for name in ["a", "b"] {
+        device.wait_running(name);
+        wait_connected(&cloud, &format!("d1/{name}"));
+        wait_for("its desired properties", || (backend.reported("d1", name)["forwards"] == true).then_some(()));
+    }
+    device.send("tester", "out", &numbered(0));
+    wait_stored(&cloud, "d1/b", 0);
+    tell(&cloud, Command::Cut);
+    wait_for("the connection is gone", || (device.uplink("b")["connected"] == false).then_some(()));
+    device.send_all("tester", "out", &(1..30).map(numbered).collect::<Vec<_>>());
+    device.wait_upstream("b", "stored", |count| count == 29);
+    let before = remembered(&device);
+    device.kill();
+    device.set_clock("1970-01-01 00:00:10");
+    device.set_network(false);
+    device.start();
+    device.wait_running("a");
+    device.wait_running("b");
+    assert!(device.status()["time"].as_str().is_some_and(|t| t.starts_with("1970-01-01")), "this test tests nothing");
+    assert_eq!(remembered(&device), before);
+    assert_eq!(device.status()["deployment"]["origin"], "cloud");
+    device.wait_upstream("b", "pending", |count| count == 29);
+    // The routes are those of the cloud, too: through both modules, and it waits for the cloud.
+    device.send("tester", "out", &numbered(30));
+    device.wait_book("b", "it", |line| line["body"]["seq"] == 30);
+    device.wait_upstream("b", "pending", |count| count == 30);
+    let [config, state] = ["config.toml", "state"].map(|file| device.path(file).display().to_string());
+    let check = device.skerry(&["check", "--config", &config, "--state", &state]);
+    assert!(check.out.contains("the clock says 1970-01-01") && check.out.contains("but it is at least"), "{check:?}");
+    device.kill();
+    device.set_network(true);
+    device.start();
+    tell(&cloud, Command::Heal);
+    all_there(&cloud, "d1/b", &(0..=30).collect::<Vec<_>>());
 }

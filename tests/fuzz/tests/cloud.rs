@@ -9,7 +9,7 @@ use skerry_abi::wire::record::{Key, Record, System, Writer};
 use skerry_cloud::{sas as judge, topic};
 use skerry_fuzz::{fuzz, fuzz_text};
 use skerry_runtime::logic::provisioning::{Provisioning, Step};
-use skerry_runtime::logic::registration::{Outcome, Registration};
+use skerry_runtime::logic::registration::{self, Outcome, Registration};
 use skerry_runtime::logic::session::{Session, SessionConfig};
 use skerry_runtime::logic::twin::Twin;
 use skerry_runtime::logic::twin_sync::{Request, TwinSync};
@@ -197,6 +197,13 @@ fn registry_answers() {
         r#"{"Message":"ErrorCode:ModuleNotFound;m","ExceptionMessage":"Tracking ID:1"}"#,
         r#"{"Message":"ErrorCode:MaximumModulesOnDeviceExceeded"}"#,
     ];
+    let list =
+        r#"[{"moduleId":"m","generationId":"7","connectionState":"Connected","authentication":{}},{"moduleId":"n"}]"#;
+    fuzz_text("registry_list", &[list, good[0], "[]"], |text| {
+        for one in registration::listed(text.as_bytes()).into_iter().flatten() {
+            assert!(!one.module.is_empty());
+        }
+    });
     fuzz_text("registry_answers", &good, |text| {
         for status in [200, 201, 204, 400, 401, 404, 409, 429, 503] {
             let mut registration = Registration::new("d", "m", "UFJJTUFSWQ==".into(), "U0VDT05EQVJZ".into());

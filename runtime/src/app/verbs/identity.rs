@@ -5,12 +5,14 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use super::{Outcome, Target, ask, path};
-use crate::app::cli::IdentityRemove;
+use super::{Outcome, ask, path};
+use crate::app::cli::{IdentityList, IdentityRemove};
 use crate::app::table::{cell, render};
 
-pub fn list(target: &Target) -> Outcome {
-    let answer = ask(&target.socket, "GET", "/identities", Vec::new())?;
+pub fn list(args: &IdentityList) -> Outcome {
+    let target = args.target();
+    let path = if args.hub { "/identities?hub=true" } else { "/identities" };
+    let answer = ask(&target.socket, "GET", path, Vec::new())?;
     let text = if target.json { format!("{answer}\n") } else { text(&answer) };
     io::stdout().write_all(text.as_bytes())?;
     Ok(true)
@@ -28,12 +30,21 @@ fn text(identities: &Value) -> String {
     let Some(identities) = identities.as_array().filter(|identities| !identities.is_empty()) else {
         return "no identities\n".to_owned();
     };
-    let row = |row: &Value| {
-        ["/module", "/identity", "/host", "/source", "/generationId", "/status", "/reason"]
-            .map(|at| cell(row, at))
-            .to_vec()
-    };
-    let head = ["MODULE", "IDENTITY", "CLOUD", "SOURCE", "GENERATION", "STATUS", "REASON"];
+    let columns = [
+        ("MODULE", "/module"),
+        ("IDENTITY", "/identity"),
+        ("CLOUD", "/host"),
+        ("SOURCE", "/source"),
+        ("GENERATION", "/generationId"),
+        ("IN HUB", "/inHub"),
+        ("STATUS", "/status"),
+        ("REASON", "/reason"),
+    ];
+    // Only where it was asked.
+    let asked = identities.iter().any(|row| !row["inHub"].is_null());
+    let shown: Vec<_> = columns.into_iter().filter(|(head, _)| asked || *head != "IN HUB").collect();
+    let row = |row: &Value| shown.iter().map(|(_, at)| cell(row, at)).collect();
+    let head: Vec<&str> = shown.iter().map(|(head, _)| *head).collect();
     render(&head, &identities.iter().map(row).collect::<Vec<_>>())
 }
 
@@ -67,6 +78,9 @@ mod tests {
             text.starts_with("MODULE") && text.contains("revoked") && text.contains("removed in the hub"),
             "{text}"
         );
+        assert!(!text.contains("IN HUB"));
+        let asked = super::text(&json!([{"module": "m", "inHub": "another"}]));
+        assert!(asked.contains("IN HUB") && asked.contains("another"), "{asked}");
         assert_eq!(super::text(&json!([])), "no identities\n");
     }
 

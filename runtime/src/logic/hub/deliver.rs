@@ -72,6 +72,25 @@ impl Hub {
         self.mark_dirty(ix);
     }
 
+    /// What a paused link has held until it was too old is settled as expired. The deliveries that its consumer is to forget.
+    pub fn expire_window(&mut self, now: Now, ix: LinkIx) -> Vec<u64> {
+        let Some(link) = self.links.get(ix.0 as usize).and_then(Option::as_deref).filter(|link| !link.ready) else {
+            return Vec::new();
+        };
+        let entries = &mut self.entries;
+        let mut is_old = |flight: &Flight| {
+            flight.state == FlightState::Open && entries[flight.key].target(flight.queue).expiry <= now.age
+        };
+        let flights = (link.first_flight..).zip(&link.flights);
+        let old: Vec<u64> = flights.filter(|(_, flight)| is_old(flight)).map(|(id, _)| id).collect();
+        for id in &old {
+            if let Some(flight) = self.leave_window(ix, *id, FlightState::Closed) {
+                self.settle(now, flight.queue, flight.key, Outcome::Expired);
+            }
+        }
+        old
+    }
+
     /// The next commit writes the message to the dead letters.
     fn kill(&mut self, now: Now, queue: QueueIx, key: Key, reason: &str) {
         self.entries[key].change(queue, now.mono).state = TargetState::Dying;

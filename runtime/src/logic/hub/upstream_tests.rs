@@ -81,6 +81,29 @@ fn a_message_that_can_not_be_sent_goes_to_the_dead_letters_and_holds_up_nobody()
 }
 
 #[test]
+fn what_is_held_for_an_absent_cloud_expires_in_its_window_too() {
+    let mut play = play();
+    let (a, cloud) = (play.open("a"), play.hub.open_upstream("a"));
+    play.hub.ready(cloud);
+    (1..=2).for_each(|n| play.send(a, n, &n.to_string()));
+    play.see(cloud);
+    play.ms += 3_600_000;
+    play.send(a, 3, "3");
+    play.see(cloud);
+    play.ms += 3_600_000;
+    let now = play.now();
+    assert!(play.hub.expire_window(now, cloud).is_empty(), "it may still be answered");
+    play.hub.pause(cloud);
+    assert_eq!(play.hub.expire_window(now, cloud), [1_u64, 2]);
+    assert_eq!(play.see(a), [Seen::Ack { first: 1, count: 2, outcome: Outcome::Expired }]);
+    play.hub.ready(cloud);
+    play.complete(cloud, 3, Completion::Done);
+    play.see(cloud);
+    let ledger = play.hub.overview().queues[0].ledger;
+    assert_eq!((ledger.delivered, ledger.expired, ledger.pending), (1, 2, 0));
+}
+
+#[test]
 fn at_a_stop_everything_is_the_hubs_again() {
     let mut play = play();
     let (a, cloud) = (play.open("a"), play.hub.open_upstream("a"));

@@ -1,6 +1,8 @@
 //! What a session tells its shell and is told by it.
 //! Plain values; must never hold a key.
 
+use std::time::Duration;
+
 /// What the shell is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -14,6 +16,8 @@ pub enum Action {
 pub enum Loss {
     /// There never was one.
     Unreachable(String),
+    /// The cloud is there and takes no connection now; it asks to wait so long, zero where it does not say.
+    Busy { why: String, asked: Duration },
     /// The other side, or something on the way, ended it.
     Ended(String),
 }

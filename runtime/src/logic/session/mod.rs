@@ -14,7 +14,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Failure};
 use super::dialect::{self, Incoming};
 use super::mqtt::{self, Packet, Refusal};
 use super::sas;
@@ -201,6 +201,13 @@ impl Session {
         self.send(now);
     }
 
+    /// A message that is too old by now. Only while there is no connection: nobody can say then whether it arrived.
+    pub fn forget(&mut self, delivery: u64) {
+        if !self.is_up() {
+            self.window.forget(delivery);
+        }
+    }
+
     /// A request or an answer that is only of use on this connection; lost with it.
     pub fn request(&mut self, now: Mono, topic: &str, payload: &[u8]) {
         if self.is_up() && mqtt::publish(&mut self.out, topic, None, payload) {
@@ -229,7 +236,7 @@ impl Session {
                 Ok(None) => break,
                 Err(error) => {
                     self.incoming.clear();
-                    return self.give_up(now, format!("what the cloud sent is no MQTT: {error}"), false);
+                    return self.give_up(now, format!("what the cloud sent is no MQTT: {error}"), Failure::Broken);
                 }
             }
             if !matches!(self.phase, Phase::Connecting | Phase::Up { .. } | Phase::Renewing { .. }) {
@@ -259,7 +266,8 @@ impl Session {
                 if granted {
                     self.events.push_back(Event::Ready);
                 } else {
-                    self.give_up(now, "the cloud refused a subscription to twin or methods".to_owned(), true);
+                    let why = "the cloud refused a subscription to twin or methods".to_owned();
+                    self.give_up(now, why, Failure::Refused);
                 }
             }
             Packet::PingResp => self.pinged = None,
@@ -270,7 +278,9 @@ impl Session {
                 }
                 self.handle_message(&topic, payload);
             }
-            Packet::ConnAck(_) => self.give_up(now, "the cloud answered a CONNECT twice".to_owned(), false),
+            Packet::ConnAck(_) => {
+                self.give_up(now, "the cloud answered a CONNECT twice".to_owned(), Failure::Broken);
+            }
         }
     }
 
@@ -301,7 +311,8 @@ impl Session {
             Refusal::Busy => "the cloud is busy and takes no connection now".to_owned(),
             Refusal::Protocol => format!("the cloud refuses the client id {client:?}; check DeviceId and ModuleId"),
         };
-        self.give_up(now, why, refusal != Refusal::Busy);
+        let busy = Failure::Busy { asked: Duration::ZERO };
+        self.give_up(now, why, if refusal == Refusal::Busy { busy } else { Failure::Refused });
     }
 
     fn acked(&mut self, delivery: u64) {
@@ -335,16 +346,17 @@ impl Session {
                     let reason = "each time it was sent the cloud ended the connection".to_owned();
                     self.events.push_back(Event::Rejected { delivery, reason });
                 }
-                self.lost(now, Some(why), Some(false));
+                self.lost(now, Some(why), Some(Failure::Broken));
             }
-            (_, Loss::Ended(why) | Loss::Unreachable(why)) => self.lost(now, Some(why), Some(false)),
+            (_, Loss::Ended(why) | Loss::Unreachable(why)) => self.lost(now, Some(why), Some(Failure::Broken)),
+            (_, Loss::Busy { why, asked }) => self.lost(now, Some(why), Some(Failure::Busy { asked })),
         }
     }
 
     /// Ends a connection that is of no use.
-    fn give_up(&mut self, now: Mono, why: String, refused: bool) {
+    fn give_up(&mut self, now: Mono, why: String, failure: Failure) {
         self.actions.push_back(Action::HangUp);
-        self.lost(now, Some(why), Some(refused));
+        self.lost(now, Some(why), Some(failure));
     }
 
     fn rest(&mut self, now: Mono) {
@@ -354,20 +366,24 @@ impl Session {
         self.events.push_back(Event::Rested);
     }
 
-    /// `failed` says whether the cloud did not want us; `None` where the end was planned.
-    fn lost(&mut self, now: Mono, why: Option<String>, failed: Option<bool>) {
+    /// `failure` is `None` where the end was planned.
+    fn lost(&mut self, now: Mono, why: Option<String>, failure: Option<Failure>) {
         if let Phase::Up { since } | Phase::Renewing { since, .. } = self.phase
             && now.since(since) >= HELD_MS
         {
             self.backoff.reset();
         }
-        let until = failed.map_or(now, |refused| self.backoff.failed(now, refused));
+        let until = failure.map_or(now, |failure| self.backoff.failed(now, failure));
         self.phase = Phase::Waiting { until };
         self.asked = None;
         self.pinged = None;
         self.renew_at = Mono::NEVER;
         self.incoming = Vec::new();
-        self.events.push_back(Event::Down { why, retry_in_ms: until.since(now), refused: failed == Some(true) });
+        self.events.push_back(Event::Down {
+            why,
+            retry_in_ms: until.since(now),
+            refused: failure == Some(Failure::Refused),
+        });
     }
 
     fn check_drained(&mut self, now: Mono) {

@@ -117,6 +117,21 @@ fn after_a_reconnect_the_old_come_first_as_duplicates() {
 }
 
 #[test]
+fn what_became_too_old_meanwhile_is_not_sent_again() {
+    let mut session = session();
+    up(&mut session, 0);
+    (1..=3).for_each(|delivery| session.publish(Mono(1), delivery, "t", b"x"));
+    let first = published(&mut session);
+    session.forget(1);
+    assert_eq!(session.in_flight(), 3, "it may still be answered");
+    session.handle_closed(Mono(3), Loss::Ended("gone".into()));
+    session.poll_event();
+    session.forget(1);
+    up_again(&mut session, 10_000);
+    assert_eq!(published(&mut session), [(0x3a, first[1].1), (0x3a, first[2].1)]);
+}
+
+#[test]
 fn an_answer_that_does_not_come_ends_the_connection() {
     for (name, bytes) in [("CONNECT", &[][..]), ("CONNECT or SUBSCRIBE", &[0x20, 2, 0, 0][..])] {
         let mut session = session();
@@ -189,6 +204,16 @@ fn who_is_not_accepted_does_not_hurry_and_hears_why() {
         assert!(why.contains(part), "{why}");
         assert_eq!(retry_in_ms >= 5_000, slow, "{retry_in_ms}");
     }
+}
+
+#[test]
+fn a_cloud_that_is_busy_is_left_alone_for_as_long_as_it_asks() {
+    let mut session = session();
+    session.on_timeout(Mono(0));
+    session.poll_action();
+    session.handle_closed(Mono(0), Loss::Busy { why: "busy".into(), asked: Duration::from_secs(40) });
+    let Some(Event::Down { retry_in_ms: 40_000..=50_000, refused: false, .. }) = session.poll_event() else { panic!() };
+    assert!(session.next_timeout() >= Mono(40_000));
 }
 
 #[test]

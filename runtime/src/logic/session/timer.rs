@@ -2,6 +2,7 @@
 //! the second may belong to a connection that is gone.
 
 use super::{Action, DRAIN_MS, Phase, Session};
+use crate::logic::backoff::Failure;
 use crate::logic::mqtt;
 use crate::model::time::Mono;
 
@@ -65,14 +66,14 @@ impl Session {
                 self.phase = Phase::Dialling;
                 self.actions.push_back(Action::Dial);
             }
-            Timer::Answer => self.give_up(now, silent("CONNECT or SUBSCRIBE"), false),
+            Timer::Answer => self.give_up(now, silent("CONNECT or SUBSCRIBE"), Failure::Broken),
             Timer::Ping => {
                 mqtt::ping(&mut self.out);
                 self.pinged = Some(now);
                 self.sent_at = now;
             }
-            Timer::Pong => self.give_up(now, silent("a ping"), false),
-            Timer::Ack => self.give_up(now, silent("a message"), false),
+            Timer::Pong => self.give_up(now, silent("a ping"), Failure::Broken),
+            Timer::Ack => self.give_up(now, silent("a message"), Failure::Broken),
             Timer::Renew => {
                 if let Phase::Up { since } = self.phase {
                     self.phase = Phase::Renewing { since, until: now.plus(DRAIN_MS) };

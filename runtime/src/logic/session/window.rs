@@ -98,6 +98,14 @@ impl Window {
         Some(flight.delivery)
     }
 
+    /// It is too old to be sent any more.
+    pub fn forget(&mut self, delivery: u64) {
+        self.flights.retain(|flight| flight.delivery != delivery);
+        if self.suspect.is_some_and(|suspect| suspect.delivery == delivery) {
+            self.suspect = None;
+        }
+    }
+
     /// The other side ended a connection that was up. Returns the delivery that has done so too often, taken out.
     pub fn ended(&mut self, now: Mono, connection: u32) -> Option<u64> {
         let oldest = self.flights.front().filter(|f| f.sent_on == connection)?;

@@ -72,6 +72,7 @@ impl Resource {
             Resource::Tap => &["from", "where"],
             Resource::Deployment => &["dryRun"],
             Resource::Images => &["reference"],
+            Resource::Identities => &["hub"],
             Resource::Trace => &["source", "output", "id", "limit"],
             Resource::DeadLetters => &["endpoint", "limit"],
             Resource::ReplayDead | Resource::PurgeDead => &["id", "endpoint", "all"],

@@ -40,7 +40,7 @@ impl Connection {
                 Err(refusal) => (refusal.into_reply(), false),
             };
             let close = !readable || request.wants_close();
-            let date = upgrade::date(self.shared.world().faults.date_skew_s);
+            let date = upgrade::date(self.shared.world().date_skew_s());
             let bytes = reply.bytes(upgrade::phrase(reply.status), &date, close);
             // Before the client can act upon it.
             self.shared.world().say(What::Http { path: request.target, status: reply.status });

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::path::{Resource, is_known_version, parameter};
 use super::reply::Refusal;
-use crate::clock;
 use crate::sas::Token;
 use crate::upgrade::Request;
 use crate::world::World;
@@ -58,7 +57,7 @@ impl World {
         if !token.is_signed_by(&self.policy_key) {
             return Err("the token's signature is wrong".to_owned());
         }
-        let now = clock::unix_ms() / 1000;
+        let now = self.clock_ms() / 1000;
         if now >= token.expiry.saturating_add(self.grace_s) {
             return Err(format!("the token expired {} s ago", now - token.expiry));
         }
@@ -72,11 +71,11 @@ impl World {
             _ => return Err("it takes the key of a policy".to_owned()),
         };
         let life = self.faults.acting(Some(device)).token_life_s.map(Duration::from_secs);
-        let (host, grace_s) = (self.host.clone(), self.grace_s);
+        let (host, grace_s, now_s) = (self.host.clone(), self.grace_s, self.clock_ms() / 1000);
         let peer = self.peer(device)?;
         if !peer.record.enabled {
             return Err(format!("`{device}` is disabled"));
         }
-        peer.check(&host, token, (Instant::now(), clock::unix_ms() / 1000), (grace_s, life)).map(drop)
+        peer.check(&host, token, (Instant::now(), now_s), (grace_s, life)).map(drop)
     }
 }

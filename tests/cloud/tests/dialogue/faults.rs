@@ -225,6 +225,11 @@ fn tokens_end() {
     ended(&mut client, "replaced");
     assert!(!connect(&other).1);
     assert!(connect(&token(&cloud, DEVICE, 60)).1);
+    // The cloud is an hour ahead, then an hour behind.
+    command(&cloud, json!({"command": "clock", "skew_s": 3600}));
+    assert!(!connect(&token(&cloud, DEVICE, 600)).1 && connect(&token(&cloud, DEVICE, 4200)).1);
+    command(&cloud, json!({"command": "clock", "skew_s": -3600}));
+    assert!(connect(&token(&cloud, DEVICE, 1)).1);
 }
 
 #[test]
