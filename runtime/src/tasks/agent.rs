@@ -166,7 +166,20 @@ impl Agent {
         });
         self.dropins.forget(&files.collect::<Vec<_>>());
         self.supply.forget(&asked.values().map(|spec| spec.image.to_string()).collect::<Vec<_>>());
+        let anew = asked.iter().filter(|(name, spec)| self.is_made_anew(name, spec));
+        anew.map(|(_, spec)| &spec.image)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|image| self.supply.ask_again(image));
         asked.into_iter().map(|(name, spec)| (name.clone(), self.target(&name, spec, false))).collect()
+    }
+
+    /// It is asked for with the same image and as another: `on-create` then looks what stands behind a tag today, as the field does.
+    fn is_made_anew(&self, name: &str, spec: &ModuleSpec) -> bool {
+        let asked = self.world.board.asked.borrow();
+        let Some(before) = asked.get(name).map(|asked| &asked.spec) else { return false };
+        let same = before.version == spec.version && before.setup == spec.setup && before.written == spec.written;
+        before.image == spec.image && spec.pull == PullPolicy::OnCreate && !same
     }
 
     /// A preview leaves everything as it is.
@@ -358,8 +371,11 @@ impl Agent {
         }
     }
 
-    /// Images that no file, no instance and no proof needs.
+    /// Images that no file, no instance and no proof needs, on disk or in memory.
     fn collect(&mut self) {
+        if self.world.board.proofs_unkept.get() > 0 {
+            return;
+        }
         let mut keep: Vec<String> = self.dropins.digests().map(str::to_owned).chain(self.supply.digests()).collect();
         for slot in self.world.board.slots.borrow().values() {
             keep.push(slot.image.borrow().digest.clone());

@@ -1,3 +1,4 @@
 //! What takes several floors at once to be tested.
 
+mod agent;
 mod sim;

@@ -162,9 +162,7 @@ fn written(node: &Node<'_>, settings: &Node<'_>) -> Map<String, Value> {
 fn settings_keys(settings: &Node<'_>) {
     for (key, child) in settings.children() {
         let piece = |name: &str| key.strip_prefix(name).is_some_and(|n| n.len() == 2 && n.parse::<u8>().is_ok());
-        if key == "digest" {
-            child.ignore("put the digest into the image reference: …@sha256:…, or …#sha256=…");
-        } else if !["image", "createOptions"].contains(&key) && !piece("image") && !piece("createOptions") {
+        if !["image", "createOptions", "digest"].contains(&key) && !piece("image") && !piece("createOptions") {
             child.ignore("not a key that is known here");
         }
     }
@@ -201,6 +199,19 @@ fn reference(settings: &Node<'_>) -> Option<Reference> {
         ));
         return None;
     }
+    let pinned = |reference: Reference| match settings.child("digest").filter(|digest| digest.value != "") {
+        None => Some(reference),
+        Some(digest) => match reference.pinned(digest.text()?) {
+            Ok(pinned) => {
+                digest.map("the image is this one and no other");
+                Some(pinned)
+            }
+            Err(why) => {
+                digest.refuse(&why);
+                None
+            }
+        },
+    };
     match Reference::parse(&text) {
         Ok(reference) => {
             node.map(match &reference {
@@ -209,7 +220,7 @@ fn reference(settings: &Node<'_>) -> Option<Reference> {
                 Reference::Https(_) => "fetched, and compared with its digest",
                 Reference::Oci(_) => "pulled from its registry; a container image there is refused",
             });
-            Some(reference)
+            pinned(reference)
         }
         Err(why) => {
             node.refuse(&why);
