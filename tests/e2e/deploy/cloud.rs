@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use serde_json::{Value, json};
-use skerry_cloud::{Cloud, Options};
+use skerry_cloud::{Cloud, Event, Options, What};
 use skerry_tests::{Backend, Device, Image, manifest, module, numbered, wait_for};
 
 const TO_A: &str = "FROM /messages/modules/tester/* INTO BrokeredEndpoint(\"/modules/a/inputs/input1\")";
@@ -92,25 +92,54 @@ fn modules_come_change_and_go_as_the_cloud_says() {
         section["modules"]["b"].is_null() && section["lastDesiredVersion"] == 3
     });
     assert_eq!(device.running("a"), before);
+    only_its_end_is_told(&cloud, "b");
     // What is not good changes nothing, and says where.
     backend.set_modules("d1", &manifest(json!({"a": module("mcr.microsoft.com/x:1")}), json!({})));
     let section = reported(&mut backend, "a refusal", |section| section["lastDesiredStatus"]["code"] == 400);
     let why = section["lastDesiredStatus"]["description"].as_str().unwrap();
     assert!(why.starts_with("$edgeAgent.properties.desired.modules.a.settings.image: "), "{why}");
     assert_eq!(device.running("a"), before);
+    stops_and_says_so(&mut device, &mut backend);
     // Cut off and started anew, the last good one is in force.
-    device.stop();
-    let section = backend.reported("d1", "$edgeAgent");
-    assert_eq!(
-        (&section["lastDesiredStatus"]["code"], &section["modules"]["a"]["runtimeStatus"]),
-        (&json!(406), &json!("unknown"))
-    );
     skerry_tests::tell(&cloud, skerry_cloud::Command::Cut);
     device.start();
     device.wait_running("a");
     assert_eq!(device.status()["deployment"]["origin"], "cloud");
     let ran = device.skerry(&["deploy", "--remove"]);
     assert!(ran.err.contains("the cloud's manifest is in force"), "{ran:?}");
+}
+
+/// What went up for a module that is gone was just that, and what differs for everybody; nothing of the others.
+#[track_caller]
+fn only_its_end_is_told(cloud: &Cloud, module: &str) {
+    let its_end = |event: &Event| match &event.what {
+        What::Twin { identity, patch, .. } => {
+            identity == "d1/$edgeAgent" && patch["modules"].get(module) == Some(&Value::Null)
+        }
+        _ => false,
+    };
+    let event = cloud.wait(skerry_tests::DEADLINE, its_end).expect("a report");
+    let What::Twin { patch, .. } = event.what else { unreachable!("chosen") };
+    assert_eq!(patch["modules"], json!({module: null}), "{patch:#}");
+    let known = ["modules", "lastDesiredVersion", "lastDesiredStatus"];
+    assert!(patch.as_object().unwrap().keys().all(|key| known.contains(&key.as_str())), "{patch:#}");
+}
+
+/// The last word to the cloud: nobody looks after the modules any more.
+#[track_caller]
+fn stops_and_says_so(device: &mut Device, backend: &mut Backend) {
+    device.stop();
+    let section = backend.reported("d1", "$edgeAgent");
+    assert_eq!(
+        (&section["lastDesiredStatus"]["code"], &section["modules"]["a"]["runtimeStatus"]),
+        (&json!(406), &json!("unknown"))
+    );
+    assert_eq!(section["modules"]["a"]["restartPolicy"], "always", "what else was told of it stays: {section:#}");
+    assert_eq!(
+        device.log().matches("instance=a/1 status=running").count(),
+        1,
+        "it was started again while all stopped"
+    );
 }
 
 #[test]

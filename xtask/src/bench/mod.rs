@@ -3,6 +3,7 @@
 
 mod cloud;
 mod figures;
+mod instances;
 mod mosquitto;
 mod mqtt;
 mod ours;
@@ -40,10 +41,11 @@ pub enum Better {
 /// A measurement: its name for `--only`, and what makes one or more figures of it.
 type Measurement = (&'static str, fn(&Setting) -> Result<Vec<Figure>, String>);
 
-const MEASUREMENTS: [Measurement; 13] = [
+const MEASUREMENTS: [Measurement; 14] = [
     ("hop_256", figures::hop_256),
     ("echo_256", figures::echo_256),
     ("idle_pss", figures::idle_pss),
+    ("instances_100", instances::instances_100),
     ("start_ms", figures::start_ms),
     ("idle_writes", figures::idle_writes),
     ("store_256", store::store_256),
