@@ -23,8 +23,9 @@ pub const MEMORY_BYTES: u64 = 8 * 1024 * 1024;
 pub const CREDIT_MESSAGES: u32 = 4_096;
 /// Bytes that one sender may have unacknowledged: four largest messages, and an eighth of the default memory.
 pub const CREDIT_BYTES: u64 = 1024 * 1024;
-/// How far a sender inside a callback may overdraw, as a multiple of its window. Beyond it the hub refuses.
-pub const CREDIT_OVERDRAFT: u32 = 2;
+/// How far a sender inside a callback may overdraw a small window, in messages; a larger one by itself once more, as the SDK has it.
+/// Beyond it the hub refuses.
+pub const CREDIT_OVERDRAFT_MIN: u32 = 64;
 /// Messages on their way to one module, not counting those it deferred. Hides the latency of a wake-up, not more.
 pub const WINDOW_MESSAGES: usize = 1_024;
 /// Bytes on their way to one module; below the default buffer of a socket pair.

@@ -12,7 +12,7 @@ use super::trace::{Arrival, Fate};
 use super::{Hub, Identity, IdentityIx, LinkIx, QueueIx, SourceCounts, SourceIx, SourceState, StoreState, Tapped};
 use crate::logic::routing::{Envelope, Instant, RecordSubject, Verdicts, View};
 use crate::model::endpoint::Source;
-use crate::model::limits::{CREDIT_OVERDRAFT, REMOVED_KEPT};
+use crate::model::limits::{CREDIT_OVERDRAFT_MIN, REMOVED_KEPT};
 use crate::model::time::{Age, Now};
 use skerry_abi::wire::frame::{Outcome, Parents, ToHost};
 use skerry_abi::wire::record::Record;
@@ -131,6 +131,7 @@ impl Hub {
     /// A message of `link`. The answer comes as `Settled` with its ticket, perhaps in this very call.
     pub fn publish(&mut self, now: Now, ix: LinkIx, sent: Sent<'_>) -> Result<(), Fault> {
         let Sent { ticket, output, record: bytes, parents, .. } = sent;
+        let credit = self.config.credit_messages;
         let link = self.link_mut(ix).ok_or(Fault::Closed)?;
         if ticket != link.next_ticket {
             return Err(Fault::Ticket { expected: link.next_ticket, got: ticket });
@@ -140,7 +141,7 @@ impl Hub {
         let Some(&source) = link.outputs.get(usize::from(output)) else {
             return self.refuse(ix, ticket, &format!("output number {output} is not declared"));
         };
-        if link.unacked_messages >= self.config.credit_messages.saturating_mul(CREDIT_OVERDRAFT) {
+        if link.unacked_messages >= credit.saturating_add(credit.max(CREDIT_OVERDRAFT_MIN)) {
             return self.refuse(ix, ticket, "out of credit");
         }
         let record = match Record::parse(bytes) {
