@@ -177,6 +177,67 @@ fn a_pull_policy_of_never_asks_nobody() {
     wait_version(&device, env!("CARGO_PKG_VERSION"));
 }
 
+fn sha256(bytes: &[u8]) -> String {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), bytes).expect("an image");
+    let ran = std::process::Command::new("sha256sum").arg(file.path()).output().expect("sha256sum");
+    String::from_utf8_lossy(&ran.stdout).split(' ').next().expect("a digest").to_owned()
+}
+
+/// A server that gives the first part of a file and then nothing more, but all that is asked for from a later byte on. What it was asked.
+fn breaks_off(image: Vec<u8>) -> (String, mpsc::Receiver<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its number").to_string();
+    let (told, asked) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut bytes = [0; 4096];
+            let count = stream.read(&mut bytes).expect("a request");
+            let request = String::from_utf8_lossy(&bytes[..count]).to_ascii_lowercase();
+            if request.contains(".sig ") {
+                let _ = stream.write_all(b"HTTP/1.1 404 x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+                continue;
+            }
+            let from =
+                request.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
+            let from: usize = from.unwrap_or(0);
+            let left = image.len() - from;
+            let status = if from == 0 { "200 x" } else { "206 x" };
+            let range = format!("Content-Range: bytes {from}-{}/{}\r\n", image.len() - 1, image.len());
+            let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {left}\r\n{range}\r\n");
+            let end = if from == 0 { image.len() / 2 } else { image.len() };
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&image[from..end]));
+            let _ = told.send(from);
+            // Open, so that the other side waits for more.
+            open.push(stream);
+        }
+    });
+    (address, asked)
+}
+
+/// The power goes in the middle of a pull: what has come by then is not asked for again.
+#[test]
+fn a_pull_goes_on_after_the_runtime_was_killed() {
+    let image = Image::of("scribe").bytes().to_vec();
+    let digest = sha256(&image);
+    let half = image.len() / 2;
+    let (address, asked) = breaks_off(image);
+    let mut device = Device::started("[modules]\nautostart = false\n");
+    let reference = format!("http://{address}/scribe.so#sha256={digest}");
+    let file = device.path("typed.json");
+    std::fs::write(&file, manifest(json!({"scribe": module(&reference)}), json!({})).to_string()).expect("a manifest");
+    assert_eq!(device.skerry(&["deploy", &file.display().to_string()]).code, Some(0));
+    assert_eq!(asked.recv().expect("a request"), 0);
+    let part = device.path(&format!("state/images/{digest}.download"));
+    wait_for("half of it", || (std::fs::metadata(&part).ok()?.len() == half as u64).then_some(()));
+    device.kill();
+    device.start();
+    wait_version(&device, env!("CARGO_PKG_VERSION"));
+    assert_eq!(asked.recv().expect("a request"), half);
+}
+
 /// A file system of its own for the image store, of so many bytes; gone when it is dropped.
 struct SmallDisk(std::path::PathBuf);
 
@@ -281,12 +342,7 @@ fn hesitant(image: Vec<u8>) -> (String, mpsc::Sender<()>) {
 #[test]
 fn how_far_a_pull_is_stands_in_the_reported_state() {
     let image = Image::of("scribe").bytes().to_vec();
-    let digest = {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        std::fs::write(file.path(), &image).expect("an image");
-        let ran = std::process::Command::new("sha256sum").arg(file.path()).output().expect("sha256sum");
-        String::from_utf8_lossy(&ran.stdout).split(' ').next().expect("a digest").to_owned()
-    };
+    let digest = sha256(&image);
     let (address, go_on) = hesitant(image);
     let device = Device::started("[modules]\nautostart = false\n");
     let file = device.path("typed.json");

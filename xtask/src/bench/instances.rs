@@ -10,8 +10,8 @@ use crate::device::Device;
 use crate::interrupt;
 
 const INSTANCES: usize = 100;
-/// How long the rest is watched.
-const SPAN: Duration = Duration::from_secs(5);
+/// How long the rest is watched: each instance is asked twice in that time whether it lives.
+const SPAN: Duration = Duration::from_secs(21);
 /// What starting left behind is done with by then.
 const SETTLE: Duration = Duration::from_secs(3);
 /// Until all of them run; far beyond what it takes.
