@@ -202,6 +202,15 @@ fn methods_of_the_agent_answer_as_in_the_field() {
     let mut unpacked = String::new();
     flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut unpacked).unwrap();
     assert_eq!(unpacked, text);
+    // The runtime's own log is the agent's, as the field asks for it; and all are all.
+    let mut own = json!({"schemaVersion": "1.0", "items": {"id": "edgeAgent"}, "contentType": "json"});
+    let answer = agent(&mut backend, "GetModuleLogs", own.clone());
+    let lines = answer["payload"][0]["payload"].as_str().unwrap();
+    assert!(lines.contains("instance=scribe/1 status=running") && lines.contains("\"id\":\"edgeAgent\""), "{answer}");
+    own["items"]["id"] = "all".into();
+    let answer = agent(&mut backend, "GetModuleLogs", own);
+    let ids: Vec<&Value> = answer["payload"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
+    assert_eq!(ids, ["edgeAgent", "scribe"], "{answer}");
     let answer = backend.method("d1", "$edgeHub", "nothing", &Value::Null);
     assert_eq!(answer["status"], 404, "{answer}");
     // The same without the cloud.

@@ -69,7 +69,7 @@ fn runtime(node: &Node<'_>, manifest: &mut Manifest) {
         version.ignore("there is no container engine here");
     }
     if let Some(options) = settings.child("loggingOptions") {
-        options.ignore("how module logs are kept is the device's: config.toml");
+        logging(&options);
     }
     for (name, node) in settings.child("registryCredentials").iter().flat_map(Node::children) {
         node.only(&["address", "username", "password"]);
@@ -83,6 +83,20 @@ fn runtime(node: &Node<'_>, manifest: &mut Manifest) {
         let password = Secret::new(password.as_bytes().to_vec());
         let _ = name;
         manifest.registries.push(RegistryCredentials { address, username, password });
+    }
+}
+
+/// What a container engine would be told of logs, as JSON in a text.
+fn logging(options: &Node<'_>) {
+    match options.value {
+        Value::String(text) if text.trim().is_empty() => {}
+        Value::String(text) if serde_json::from_str::<Map<String, Value>>(text).is_err() => {
+            options.refuse("it must hold a JSON object, as a text");
+        }
+        Value::String(_) | Value::Object(_) => {
+            options.ignore("how module logs are kept is the device's: [log] in config.toml")
+        }
+        _ => options.refuse("expected a text that holds JSON"),
     }
 }
 
