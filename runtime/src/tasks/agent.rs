@@ -373,9 +373,6 @@ impl Agent {
 
     /// Images that no file, no instance and no proof needs, on disk or in memory.
     fn collect(&mut self) {
-        if self.world.board.proofs_unkept.get() > 0 {
-            return;
-        }
         let mut keep: Vec<String> = self.dropins.digests().map(str::to_owned).chain(self.supply.digests()).collect();
         for slot in self.world.board.slots.borrow().values() {
             keep.push(slot.image.borrow().digest.clone());
@@ -384,8 +381,11 @@ impl Agent {
         for proof in self.world.board.proofs.borrow().values() {
             keep.extend(proof.digests().map(str::to_owned));
         }
-        self.stored.retain(|digest, _| keep.contains(digest));
         let keep: Vec<&str> = keep.iter().map(String::as_str).collect();
+        if self.world.board.proofs_unkept.get() > 0 {
+            return self.world.images.need(&keep);
+        }
+        self.stored.retain(|digest, _| keep.contains(&digest.as_str()));
         if let Err(error) = self.world.images.collect(&keep) {
             log::warn!("image store: {error}");
         }

@@ -178,7 +178,12 @@ fn what_does_not_run_is_in_it_as_far_as_it_can_be_read() {
             .iter()
             .any(|m| m["file"] == name && m["why"].as_str().is_some_and(|w| w.contains("no skerry is running there")))
     };
-    assert!(told("status.json") && told("twins/"), "{missing:?}");
+    assert!(told("status.json") && told("metrics.txt"), "{missing:?}");
+    // What the store keeps is read from it.
+    assert_eq!(json_of(&files, "twins/scribe.json")["desired"]["start"], "well");
+    assert_eq!(json_of(&files, "deployment.json")["origin"], "file");
+    let queues = json_of(&files, "ledger.json")["queues"].clone();
+    assert!(queues.is_array(), "{queues}");
     assert_eq!(json_of(&files, "contents.json")["missing"].as_array(), Some(missing));
     // A configuration that can't be read is the fault that somebody looks for.
     private(&device, "config.toml", &format!("{}[upsteam]\nx = \"\n", config()));

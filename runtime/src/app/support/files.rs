@@ -1,17 +1,19 @@
 //! What lies on the disk: configuration, manifest, logs in files, crash reports, and the names of all files.
-//! Must never read a key but to know what must not be shown, nor the store: its messages are somebody's.
+//! Must never read a key but to know what must not be shown, nor a message: it is somebody's.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Bundle;
 use crate::app::config::Config;
-use crate::io::log_files;
+use crate::io::{log_files, store};
+use crate::logic::hub::QueueRow;
 use crate::model::time::Wall;
+use crate::tasks::deployment;
 
 /// Lines of the listing.
 const LISTED_MAX: usize = 5_000;
@@ -44,6 +46,38 @@ pub fn configuration(bundle: &mut Bundle, config: &Config, file: &Path) -> io::R
             Ok(())
         }
     }
+}
+
+/// What the index of the store knows of a skerry that does not run: twins, ledger, and the manifest that was in force.
+pub fn stored(bundle: &mut Bundle, config: &Config) -> io::Result<()> {
+    let found = match store::peek(&config.store.path) {
+        Ok(found) => found,
+        Err(why) => {
+            ["ledger.json", "twins/", "deployment.json"].iter().for_each(|name| bundle.missing(name, &why));
+            return Ok(());
+        }
+    };
+    for (name, bytes) in &found.documents {
+        let name = match name.split_once('/') {
+            Some(("twin", module)) => format!("twins/{module}.json"),
+            Some((kind, module)) => format!("stored/{kind}/{module}.json"),
+            None if name == deployment::DOCUMENT => "deployment.json".to_owned(),
+            None => format!("stored/{name}.json"),
+        };
+        match serde_json::from_slice::<Value>(bytes) {
+            Ok(json) => bundle.json(&name, &json)?,
+            Err(error) => bundle.missing(&name, format!("not JSON: {error}")),
+        }
+    }
+    let queue = |row: &QueueRow| {
+        let QueueRow { endpoint, priority, ledger, .. } = row;
+        json!({"endpoint": endpoint.to_string(), "priority": priority, "accepted": ledger.accepted(), "delivered": ledger.delivered,
+            "expired": ledger.expired, "evicted": ledger.evicted, "deadLettered": ledger.dead_lettered, "removed": ledger.removed,
+            "pending": ledger.pending, "stored": ledger.stored, "refused": ledger.refused})
+    };
+    let queues: Vec<Value> = found.queues.iter().map(queue).collect();
+    let source = "the index of the store, since skerry does not run; after a crash it may be behind the log";
+    bundle.json("ledger.json", &json!({"source": source, "queues": queues}))
 }
 
 /// Of modules, where they are kept on disk. What is in memory only, only the runtime has.

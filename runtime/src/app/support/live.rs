@@ -21,7 +21,7 @@ pub fn status(bundle: &mut Bundle, config: &Config) -> Option<Value> {
     match verbs::ask(&config.control_socket, "GET", "/status", Vec::new()) {
         Ok(status) => Some(status),
         Err(fault) => {
-            for name in ["status.json", "ledger.json", "twins/", "deployment.json", "metrics.txt"] {
+            for name in ["status.json", "metrics.txt"] {
                 bundle.missing(name, &fault);
             }
             None

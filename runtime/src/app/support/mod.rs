@@ -15,6 +15,7 @@ use super::check;
 use super::cli::SupportBundle;
 use super::config::{self, Config, RouteCheck, Surroundings};
 use super::settings::Settings;
+use super::table::plain;
 use super::verbs::{Fault, Outcome};
 use crate::io::archive::Archive;
 use crate::io::clock;
@@ -78,7 +79,10 @@ fn fill(
     files::configuration(bundle, config, file)?;
     match &status {
         Some(status) => live::add(bundle, config, status, args.since.as_deref())?,
-        None => files::logs(bundle, &state)?,
+        None => {
+            files::stored(bundle, config)?;
+            files::logs(bundle, &state)?;
+        }
     }
     let (text, json) = check::report(&args.check(), check_route);
     bundle.text("check.txt", &text)?;
@@ -175,10 +179,22 @@ fn tell(json: bool, to_stdout: bool, path: &Path, files: usize, missing: &[(Stri
         text = format!("{}\n", json!({"archive": path, "files": files, "missing": missing}));
     } else {
         text.push_str(&format!("{}: {files} files, without secrets\n", path.display()));
-        missing.iter().for_each(|(file, why)| text.push_str(&format!("not in it: {file}: {why}\n")));
+        text.push_str(&missing_text(missing));
     }
     // Standard output is the archive's own then.
     if to_stdout { io::stderr().write_all(text.as_bytes()) } else { io::stdout().write_all(text.as_bytes()) }
+}
+
+/// A line for each reason.
+fn missing_text(missing: &[(String, String)]) -> String {
+    let mut reasons: Vec<(Vec<&str>, &str)> = Vec::new();
+    for (file, why) in missing {
+        match reasons.iter_mut().find(|(_, known)| known == why) {
+            Some((files, _)) => files.push(file),
+            None => reasons.push((vec![file], why)),
+        }
+    }
+    reasons.iter().map(|(files, why)| format!("not in it: {}: {}\n", files.join(", "), plain(why))).collect()
 }
 
 /// `20261129T063015Z`, for a file's name.
@@ -191,6 +207,13 @@ fn compact(at: Wall) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_reason_is_told_once() {
+        let missing = [("a", "x"), ("b", "y"), ("c", "x")].map(|(file, why)| (file.to_owned(), why.to_owned()));
+        assert_eq!(missing_text(&missing), "not in it: a, c: x\nnot in it: b: y\n");
+        assert_eq!(missing_text(&[]), "");
+    }
 
     #[test]
     fn names_of_archives_sort_by_time() {
