@@ -29,6 +29,9 @@ use crate::{
 /// fit the frame beside a largest message.
 pub const HANDLES_MAX: usize = 16_384;
 
+/// Of the reason of [`Context::unhealthy`]; more is cut.
+const HEALTH_BYTES_MAX: usize = 1_024;
+
 /// When a message is to be safe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
@@ -232,6 +235,41 @@ impl Context {
     /// ends soon after.
     pub fn fail(&self, reason: &str) {
         self.host().fail(FailureKind::Asked as u8, RStr::from_str(reason));
+    }
+
+    /// Says that this instance does not do its work although it runs: its device does not answer, its calibration is lost. Shown by
+    /// `skerry list` and reported. By the restart policy (all but `never`) it is then stopped and started anew after a back-off, and a new
+    /// image that still has to prove itself goes back to the last good one. The same reason again says nothing new.
+    ///
+    /// ```no_run
+    /// # use skerry_abi::*;
+    /// # struct Probe { silent_s: u64 }
+    /// # impl Probe {
+    /// fn tick(&mut self, cx: &Context) -> Result<()> {
+    ///     match self.silent_s {
+    ///         0..60 => cx.healthy(),
+    ///         silent => cx.unhealthy(&format!("the sensor says nothing for {silent} s")),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// # }
+    /// ```
+    pub fn unhealthy(&self, reason: &str) {
+        let reason = if reason.trim().is_empty() { "it says no reason" } else { reason };
+        self.say_health(&reason[..reason.floor_char_boundary(HEALTH_BYTES_MAX)]);
+    }
+
+    /// Takes [`unhealthy`](Context::unhealthy) back. An instance is well as long as it says nothing.
+    pub fn healthy(&self) {
+        self.say_health("");
+    }
+
+    fn say_health(&self, text: &str) {
+        let id = self.host().ask(ask::HEALTH, RSlice::from_slice(text.as_bytes()));
+        let said = Pending { context: self.clone(), space: space::ASK, id, open: true }.wait(0);
+        if said.code == 501 {
+            log::warn!("this runtime is older than the health of modules; not told: {text:?}");
+        }
     }
 
     pub(crate) fn host(&self) -> &HostBox {

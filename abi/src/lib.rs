@@ -4,7 +4,7 @@
 //! and one line, [`export_module!`]. `cargo xtask new` makes one. The parts of this page:
 //!
 //! * [`Module`]: the callbacks, and when they run
-//! * [`Context`]: sending, the twin, the identity, threads, the stop signal
+//! * [`Context`]: sending, the twin, the identity, threads, health, the stop signal
 //! * [`Message`], [`Receipt`], [`Deferred`]: one message, what became of it, and its completion
 //! * `Harness` (feature `harness`): tests a module without a runtime
 //! * [`wire`]: the bytes on the link, for those who write the other side

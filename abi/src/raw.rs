@@ -201,6 +201,9 @@ pub mod ask {
     /// module's own status as the version (`i32` as `u32`) and its payload; or another status and the reason. A host that is older
     /// than this question answers 501, as it does to all that it does not know.
     pub const CALL: u8 = 5;
+    /// What the module says of its own health: the payload is empty when it is well, and otherwise the reason why not, as text.
+    /// Answered at once with status 200; with 501 by a host that is older than this question.
+    pub const HEALTH: u8 = 6;
 }
 
 /// Where the ids of `poll`, `wait` and `forget` come from.

@@ -256,6 +256,21 @@ fn an_instance_that_fails_says_why() {
 }
 
 #[test]
+fn a_module_says_how_it_is() {
+    let mut harness = start();
+    assert_eq!(harness.unhealthy(), None);
+    harness.method("health", json!("the sensor is silent"));
+    assert_eq!(harness.wait_unhealthy(), "the sensor is silent");
+    harness.method("health", Value::Null);
+    assert_eq!(harness.unhealthy(), None);
+    harness.method("health", json!("ä".repeat(1_000)));
+    let reason = harness.wait_unhealthy();
+    assert!(reason.len() <= 1_024 && reason.starts_with("ää"), "{}", reason.len());
+    harness.method("health", json!(" "));
+    assert_eq!(harness.wait_unhealthy(), "it says no reason");
+}
+
+#[test]
 fn ticks_come_at_their_interval_also_when_it_changes() {
     let mut harness = Harness::start::<Subject>(json!({"interval_ms": 3_600_000}));
     harness.set_settings(json!({"interval_ms": 1}));

@@ -9,7 +9,7 @@ use skerry_runtime::app::cli::{
 };
 use skerry_runtime::app::config::{self, Surroundings};
 use skerry_runtime::app::verbs::{dead, deploy, finish, identity, images, live, modules, send, status};
-use skerry_runtime::app::{check, cli_signing, inspect, route_eval};
+use skerry_runtime::app::{check, cli_signing, inspect, route_eval, support};
 use skerry_runtime::io::hosts::OWN_HOST;
 use skerry_runtime::logic::routing;
 
@@ -54,6 +54,7 @@ fn dispatch(command: &Command) -> ExitCode {
             DeadCommand::Purge(args) => finish(dead::purge(args), args.json),
         },
         Command::Logs(args) => finish(live::logs(args), args.json),
+        Command::SupportBundle(args) => finish(support::bundle(args, check_route), args.json),
         Command::Inspect(args) => inspect_file(args),
         Command::Key(key) => match &key.command {
             KeyCommand::New(args) => finish(cli_signing::key_new(args), false),

@@ -39,6 +39,7 @@ impl Module for Scribe {
             Some("hang") => loop {
                 std::thread::park();
             },
+            Some("ill") => cx.unhealthy("the pen is dry"),
             Some("later") => {
                 cx.spawn("later", || {
                     std::thread::sleep(Duration::from_secs(5));

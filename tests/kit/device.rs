@@ -191,6 +191,13 @@ impl Device {
         Ran::from(self.command().args(arguments).stdin(Stdio::null()).output().expect("the program"))
     }
 
+    /// The same, not waited for; its output is nobody's.
+    pub fn spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command();
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("the program")
+    }
+
     fn command(&self) -> Command {
         let mut command = Command::new(built::program());
         command.env("SKERRY_CONTROL", self.socket());

@@ -20,7 +20,8 @@ impl Image {
         Image::of("scribe").with(r#""name": "scribe""#, &format!(r#""name": "{name}""#))
     }
 
-    /// The consumer of the tests with something wrong: `start` crashes as it starts, `hang` hangs there, `later` fails after five seconds.
+    /// The consumer of the tests with something wrong: `start` crashes as it starts, `hang` hangs there, `later` fails after five seconds, `ill`
+    /// says that it is unhealthy.
     pub fn scribe_failing(fault: &str) -> Image {
         Image::of("scribe").with("scribe-fault:none.", &format!("scribe-fault:{fault:.<5}"))
     }

@@ -305,6 +305,16 @@ impl Harness {
         self.world.look(|world| world.panics.clone())
     }
 
+    /// Why the instance says that it is [unhealthy](crate::Context::unhealthy), if it does.
+    pub fn unhealthy(&self) -> Option<String> {
+        self.world.look(|world| world.unhealthy.clone())
+    }
+
+    /// Waits until the instance says that it is unhealthy, and returns the reason.
+    pub fn wait_unhealthy(&mut self) -> String {
+        self.world.wait("an unhealthy instance", |world| world.unhealthy.clone())
+    }
+
     /// Waits until the instance has failed, and returns what it said.
     pub fn wait_failed(&mut self) -> String {
         self.world.wait("the failure", |world| world.failed.clone())

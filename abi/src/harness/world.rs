@@ -67,6 +67,7 @@ pub(super) struct Inner {
     pub(super) others: HashMap<(String, String), Answer>,
     pub(super) last_rid: u64,
     pub(super) pongs: u64,
+    pub(super) unhealthy: Option<String>,
     pub(super) holds: bool,
     /// Tickets that are not safe, and whom they complete.
     pub(super) held: BTreeMap<u64, Vec<u64>>,
@@ -121,6 +122,7 @@ impl World {
             others: HashMap::new(),
             last_rid: 0,
             pongs: 0,
+            unhealthy: None,
             holds: false,
             held: BTreeMap::new(),
             attempts_max: 10,
@@ -258,6 +260,7 @@ impl Inner {
             FromHost::Started => self.started = true,
             FromHost::Stopped => self.stopped = true,
             FromHost::Pong { n } => self.pongs = n,
+            FromHost::Health { text } => self.unhealthy = Some(text.to_owned()).filter(|text| !text.is_empty()),
             FromHost::Failed { text, .. } => self.failed = Some(text.to_owned()),
             FromHost::Panicked { text, .. } => self.panics.push(text.to_owned()),
             FromHost::Log { level, target, text, .. } => {

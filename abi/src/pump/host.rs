@@ -157,6 +157,7 @@ impl Host for PumpHost {
         match (kind, std::str::from_utf8(payload.as_slice())) {
             (ask::REPORT, Ok(patch)) => FromHost::Report { rid, patch }.encode(&mut state.out),
             (ask::CALL, _) if answers::put_call(&mut state.out, rid, payload.as_slice()) => {}
+            (ask::HEALTH, Ok(text)) => state.say_health(rid, text),
             (ask::SIGN, _) => FromHost::Sign { rid, data: payload.as_slice() }.encode(&mut state.out),
             (ask::STOP | ask::CREDIT, _) => {
                 // Nobody polls them yet, so there is nobody to wake.

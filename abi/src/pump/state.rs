@@ -44,6 +44,8 @@ pub(super) struct State {
     /// Threads that sleep on the condition variable.
     pub(super) sleepers: u32,
     refused: (u32, Option<Instant>),
+    /// What the module last said of its own health; empty when it is well.
+    health: String,
 }
 
 pub(super) struct Method {
@@ -90,6 +92,7 @@ impl State {
             credit_waiters: 0,
             sleepers: 0,
             refused: (0, None),
+            health: String::new(),
         }
     }
 
@@ -217,6 +220,15 @@ impl State {
             return;
         }
         self.methods.push_back(Method { rid, name: name.to_owned(), payload: payload.to_vec(), timeout_ms });
+    }
+
+    /// The same again is not said again: a module may say it with every tick.
+    pub(super) fn say_health(&mut self, rid: u64, text: &str) {
+        if self.health != text {
+            text.clone_into(&mut self.health);
+            FromHost::Health { text }.encode(&mut self.out);
+        }
+        self.asks.answer(rid, Answer { state: answer::THERE, code: 200, version: 0, bytes: Vec::new().into() });
     }
 
     pub(super) fn log(&mut self, level: u8, target: &str, text: &str) {

@@ -244,6 +244,10 @@ pub enum FromHost<'a> {
     Pong {
         n: u64,
     },
+    /// What the module says of itself: empty when it is well, and otherwise what is wrong. Sent when that changes.
+    Health {
+        text: &'a str,
+    },
     Stopped,
     /// A callback panicked (and was caught). `delivery` is the message in progress or 0.
     Panicked {
@@ -351,6 +355,7 @@ mod kind {
     pub const STOPPED: u8 = 75;
     pub const PANICKED: u8 = 76;
     pub const CALL: u8 = 77;
+    pub const HEALTH: u8 = 78;
 }
 
 fn outcome_from(byte: u8) -> Option<Outcome> {

@@ -96,6 +96,13 @@ impl Module for Subject {
                 self.held.clear();
                 Ok(Answer::done())
             }
+            "health" => {
+                match payload.as_str() {
+                    Some(reason) => cx.unhealthy(reason),
+                    None => cx.healthy(),
+                }
+                Ok(Answer::done())
+            }
             "together" => {
                 cx.send_completing("out", Message::new("together"), &mut self.held)?;
                 Ok(json!(self.held.len()).into())

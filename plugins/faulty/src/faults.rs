@@ -22,6 +22,8 @@ const KNOWN: &[&str] = &[
     "overflow",
     "exit",
     "fail",
+    "unhealthy",
+    "healthy",
     "error",
     "thread_panic",
     "hang",
@@ -58,6 +60,14 @@ pub fn show(cx: &Context, name: &str, how: &Settings) -> Result<Value> {
         "exit" => std::process::exit(3),
         "fail" => {
             cx.fail("as told");
+            Ok(Value::Null)
+        }
+        "unhealthy" => {
+            cx.unhealthy("as told");
+            Ok(Value::Null)
+        }
+        "healthy" => {
+            cx.healthy();
             Ok(Value::Null)
         }
         "error" => Err(Error::new("as told")),

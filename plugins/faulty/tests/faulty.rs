@@ -26,6 +26,15 @@ fn without_an_order_it_echoes() {
 }
 
 #[test]
+fn it_says_how_it_is() {
+    let mut harness = start();
+    harness.method("unhealthy", Value::Null);
+    assert_eq!(harness.wait_unhealthy(), "as told");
+    harness.method("healthy", Value::Null);
+    assert_eq!(harness.unhealthy(), None);
+}
+
+#[test]
 fn it_refuses_as_often_as_told() {
     let mut harness = start();
     let number = harness.send("input1", order(json!({"do": "refuse", "count": 3})));

@@ -9,6 +9,7 @@ use argh::FromArgs;
 pub use super::cli_dead::{DeadCommand, DeadLetters, DeadList, DeadPurge, DeadReplay, DeadShow};
 pub use super::cli_images::{Images, Pull};
 pub use super::cli_signing::{Inspect, Key, KeyCommand, Sign, Verify};
+pub use super::cli_support::{Logs, SupportBundle};
 use super::config::Flags;
 use super::verbs::Target;
 use crate::logic::nearest::nearest;
@@ -16,7 +17,7 @@ use crate::logic::nearest::nearest;
 /// skerry runs modules, each in a process of its own, and keeps their messages safe.
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(
-    note = "All but run, check, inspect, key, sign, verify, route and version ask the running skerry, over its control socket:\n--control PATH, or the environment's SKERRY_CONTROL.",
+    note = "All but run, check, support-bundle, inspect, key, sign, verify, route and version ask the running skerry, over its control socket:\n--control PATH, or the environment's SKERRY_CONTROL.",
     error_code(0, "done"),
     error_code(1, "the request failed"),
     error_code(2, "the command line or the configuration is wrong")
@@ -45,6 +46,7 @@ pub enum Command {
     Trace(Trace),
     DeadLetters(DeadLetters),
     Logs(Logs),
+    SupportBundle(SupportBundle),
     Inspect(Inspect),
     Key(Key),
     Sign(Sign),
@@ -54,9 +56,9 @@ pub enum Command {
 }
 
 #[rustfmt::skip]
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "run", "check", "status", "list", "restart", "deploy", "pull", "images", "twin", "identity", "method", "send", "tap", "trace",
-    "dead-letters", "logs", "inspect", "key", "sign", "verify", "route", "version",
+    "dead-letters", "logs", "support-bundle", "inspect", "key", "sign", "verify", "route", "version",
 ];
 
 /// run the modules until told to stop
@@ -291,24 +293,6 @@ verb!(
         pub limit: Option<u32>,
     }
 );
-verb!(
-    /// show what a module logged
-    Logs, "logs", {
-        /// module
-        #[argh(positional)]
-        pub module: String,
-        /// stay, and show what comes
-        #[argh(switch, short = 'f')]
-        pub follow: bool,
-        /// not before: "10min" ago, or "2026-11-23T18:00:00Z"
-        #[argh(option, arg_name = "time")]
-        pub since: Option<String>,
-        /// only so many of the last lines
-        #[argh(option, arg_name = "lines")]
-        pub tail: Option<u32>,
-    }
-);
-
 /// read or change a module's twin
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(subcommand, name = "twin")]
@@ -419,6 +403,7 @@ mod tests {
     #[test]
     fn verbs_are_understood() {
         let Ok(Command::Logs(logs)) = parse("logs filter -f --since 10min --tail 5 --json") else { panic!() };
+        assert_eq!(logs.until, None);
         let found = (logs.module.as_str(), logs.follow, logs.since.as_deref(), logs.tail, logs.json);
         assert_eq!(found, ("filter", true, Some("10min"), Some(5), true));
         let Ok(Command::Run(run)) = parse("run --modules a --modules b --wait-debugger x --device d") else { panic!() };

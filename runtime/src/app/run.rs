@@ -35,6 +35,7 @@ pub(super) use crate::tasks::deployment::configured_routes as route_table;
 use crate::tasks::identities::Wakes;
 use crate::tasks::log_writer::{self, LogWriter};
 use crate::tasks::mailbox::Call;
+use crate::tasks::own_log::OwnLog;
 use crate::tasks::port::{self, Port};
 use crate::tasks::pulls::Pulls;
 use crate::tasks::storage::{self, Done, JOBS_MAX, Job};
@@ -56,7 +57,7 @@ const UPLINK_STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs until a signal ends it. An error is one sentence for the operator.
 pub fn run(config: Config) -> Result<(), String> {
-    logger::install(config.log_level);
+    let own_log = logger::install(config.log_level);
     kernel::floor()?;
     process::protect_self().map_err(|e| format!("can't protect this process from its modules: {e}"))?;
     peer::adopt_orphans().map_err(|e| format!("can't become the parent of orphans: {e}"))?;
@@ -81,7 +82,7 @@ pub fn run(config: Config) -> Result<(), String> {
     let images = Images::open(&folder, config.pulls.limit_bytes)
         .map_err(|e| format!("image store in {}: {e}", folder.display()))?;
     let executor = Rc::new(Executor::new());
-    let start = Start { config, routes, opened, options, floor, certain, dialler, images };
+    let start = Start { config, routes, opened, options, floor, certain, dialler, images, own_log };
     let result = smol::block_on(executor.run(serve(Rc::clone(&executor), start, listener, signals)));
     log::info!("skerry status=stopped");
     result
@@ -97,6 +98,7 @@ struct Start {
     /// Absent without a cloud.
     dialler: Option<Rc<Dialler>>,
     images: Images,
+    own_log: OwnLog,
 }
 
 async fn serve(
@@ -105,7 +107,7 @@ async fn serve(
     listener: std::os::unix::net::UnixListener,
     mut signals: signals::Signals,
 ) -> Result<(), String> {
-    let Start { mut config, routes, opened, options, floor, certain, dialler, images } = start;
+    let Start { mut config, routes, opened, options, floor, certain, dialler, images, own_log } = start;
     let Opened { mut store, restored, clock: last_clock, report } = opened;
     let board = remembered(&mut store, &mut config, report)?;
     let deployed = documents(&mut store, deployment::DOCUMENT)?.remove("");
@@ -137,6 +139,7 @@ async fn serve(
         images,
         pulls,
         logs: logs.clone(),
+        own_log,
         senders: RefCell::default(),
         wear: RefCell::new(Wear::new(hub_port.now().mono, hub_port.now().wall)),
         executor: Rc::clone(&executor),
@@ -155,18 +158,18 @@ async fn serve(
     executor.spawn(wear::run(Rc::clone(&world))).detach();
     executor.spawn(removed::run(Rc::clone(&world))).detach();
     executor.spawn(reap_orphans(Rc::clone(&world))).detach();
-    executor.spawn(Agent::new(Rc::clone(&world), replans, previewed).run()).detach();
-    executor.spawn(reports::run(Rc::clone(&world), reports)).detach();
-    executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, errands: errand })).detach();
+    let agent = executor.spawn(Agent::new(Rc::clone(&world), replans, previewed).run());
+    let reports = executor.spawn(reports::run(Rc::clone(&world), reports));
+    let identities = executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, errands: errand }));
     let control = start_control(&world, listener, calls);
     until_asked_to_end(&mut signals).await;
-    drop(control);
+    // With the agent there, what has just stopped would be started again.
+    drop((control, agent, reports, identities));
     let _ = std::fs::remove_file(control_socket);
     stop(&world, jobs).await;
     drop(world);
     let _ = storage.join();
-    logs.iter().for_each(|logs| logs.close());
-    log_thread.map(|thread| thread.join());
+    end_logs(logs, log_thread);
     Ok(())
 }
 
@@ -224,6 +227,12 @@ fn start_logs(config: &Config) -> Result<(Option<LogWriter>, Option<JoinHandle<(
     let Some(files) = config.log_files.clone() else { return Ok((None, None)) };
     let (writer, thread) = log_writer::start(files).map_err(|e| format!("can't start the thread of logs: {e}"))?;
     Ok((Some(writer), Some(thread)))
+}
+
+/// What modules said last is still written.
+fn end_logs(writer: Option<LogWriter>, thread: Option<JoinHandle<()>>) {
+    writer.iter().for_each(LogWriter::close);
+    thread.map(JoinHandle::join);
 }
 
 /// The way to the cloud, if any identity has one.

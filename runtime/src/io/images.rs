@@ -208,6 +208,13 @@ impl Images {
         Ok(unused.len())
     }
 
+    /// These are needed as well, until the next collection says what is.
+    pub fn need(&self, more: &[&str]) {
+        if let Some(needed) = lock(&self.0.needed).as_mut() {
+            needed.extend(more.iter().map(|digest| (*digest).to_owned()));
+        }
+    }
+
     /// Removes pulled images that nobody needs, the longest unasked first, until so many bytes more fit.
     pub fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
         let (mut used, limit) = self.usage().map_err(StoreError::Store)?;
@@ -350,8 +357,9 @@ mod tests {
         let digests = || images.digests().unwrap().into_iter().collect::<BTreeSet<_>>();
         assert_eq!(digests(), BTreeSet::from([second.digest.clone(), third.digest.clone()]));
         assert_eq!(images.signatures(&first.digest), None);
-        // The last good ones are needed, and stay whatever comes.
-        images.collect(&[&second.digest, &third.digest]).unwrap();
+        // The last good ones are needed, and stay whatever comes; as do those that are named before the next collection.
+        images.collect(&[&second.digest]).unwrap();
+        images.need(&[&third.digest]);
         let full = put(4, 40).unwrap_err().to_string();
         assert!(full.contains("raise `limit` in [images]"), "{full}");
         let again = Images::open(state.path(), LIMIT).unwrap();

@@ -1,6 +1,7 @@
 //! What does: files, sockets, processes, clocks.
 //! Must never decide: that is for `logic`.
 
+pub mod archive;
 pub mod assignment;
 pub mod clock;
 pub mod crash_report;

@@ -37,11 +37,23 @@ pub struct LogRing {
     bytes_max: usize,
 }
 
-/// The newest `tail` lines that are not older than `since`, oldest first.
-pub fn select(mut lines: Vec<LogLine>, since: Option<Wall>, tail: Option<usize>) -> Vec<LogLine> {
-    lines.retain(|line| since.is_none_or(|since| line.at >= since));
-    let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
-    lines.split_off(skip)
+/// Which lines somebody asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    pub since: Option<Wall>,
+    pub until: Option<Wall>,
+    /// Only so many of the newest of those.
+    pub tail: Option<usize>,
+}
+
+impl Choice {
+    /// Oldest first.
+    pub fn of(&self, mut lines: Vec<LogLine>) -> Vec<LogLine> {
+        let Choice { since, until, tail } = *self;
+        lines.retain(|l| since.is_none_or(|since| l.at >= since) && until.is_none_or(|until| l.at <= until));
+        let skip = tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+        lines.split_off(skip)
+    }
 }
 
 impl LogRing {
@@ -81,10 +93,12 @@ mod tests {
     fn the_oldest_lines_go_and_the_rest_can_be_chosen() {
         let mut ring = LogRing::new(10 * line(10).bytes());
         (0..100).for_each(|at| ring.push(line(at)));
-        let all = select(ring.lines(), None, None);
+        let choose = |since, until, tail| Choice { since, until, tail }.of(ring.lines());
+        let all = choose(None, None, None);
         assert_eq!((all.len(), all[0].at), (10, Wall(90)));
-        assert_eq!(select(ring.lines(), Some(Wall(95)), None).len(), 5);
-        assert_eq!(select(ring.lines(), Some(Wall(95)), Some(2))[0].at, Wall(98));
+        assert_eq!(choose(Some(Wall(95)), None, None).len(), 5);
+        assert_eq!(choose(Some(Wall(95)), None, Some(2))[0].at, Wall(98));
+        assert_eq!(choose(None, Some(Wall(95)), Some(2))[1].at, Wall(95));
         assert!(ring.text().ends_with("1970-01-01T00:00:00.099Z info s: line 99\n"));
     }
 }

@@ -20,6 +20,7 @@ pub mod percent;
 pub mod plan;
 pub mod proof;
 pub mod provisioning;
+pub mod redact;
 pub mod registration;
 pub mod report;
 pub mod restart;

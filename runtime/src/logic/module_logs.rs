@@ -8,6 +8,9 @@ use super::log_ring::LogLine;
 use super::units;
 use crate::model::time::Wall;
 
+/// The id that stands for every module.
+const ALL: &str = "all";
+
 /// What is asked for.
 pub struct Request {
     items: Vec<Item>,
@@ -16,8 +19,8 @@ pub struct Request {
 }
 
 struct Item {
-    /// Of the module's whole name.
-    id: Regex,
+    /// Found anywhere in the module's name, in any case, as in the field; `None` is every module.
+    id: Option<Regex>,
     tail: Option<usize>,
     since: Option<Wall>,
     until: Option<Wall>,
@@ -80,7 +83,10 @@ fn item(value: &Value, now: Wall) -> Result<Item, String> {
         value => Some(pattern("filter.regex", value.as_str().ok_or("items.filter.regex: expected a text")?)?),
     };
     Ok(Item {
-        id: pattern("id", &format!("^(?:{id})$"))?,
+        id: match id.eq_ignore_ascii_case(ALL) {
+            true => None,
+            false => Some(pattern("id", &format!("(?i){id}"))?),
+        },
         tail: whole("tail", 1_000_000)?.map(|n| n as usize),
         since: time("since")?,
         until: time("until")?,
@@ -135,7 +141,7 @@ impl Request {
 
     /// Whether this module is asked for, and by which item first.
     fn of(&self, module: &str) -> Option<&Item> {
-        self.items.iter().find(|item| item.id.is_match(module))
+        self.items.iter().find(|item| item.id.as_ref().is_none_or(|id| id.is_match(module)))
     }
 
     /// The text of one module's lines; `None` when it is not asked for. First the time, then the last lines, then the rest of the filter,
@@ -148,16 +154,17 @@ impl Request {
         let lines: Vec<&LogLine> = lines.iter().copied().filter(inside).collect();
         let skip = item.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
         let chosen = lines.into_iter().skip(skip).filter(|line| {
-            item.level.is_none_or(|level| level == severity(line.level))
-                && item.regex.as_ref().is_none_or(|regex| regex.is_match(&line.text))
+            item.level.is_none_or(|level| level == severity(line).0)
+                && item.regex.as_ref().is_none_or(|regex| regex.is_match(severity(line).1))
         });
         if !self.json {
             return Some(chosen.map(|line| format!("{}\n", shown(line))).collect());
         }
         let lines: Vec<Value> = chosen
             .map(|line| {
-                json!({"iothub": hub, "device": device, "id": module, "stream": line.stream, "loglevel": severity(line.level),
-                    "timestamp": line.at.to_rfc3339(), "text": line.text})
+                let (level, text) = severity(line);
+                json!({"iothub": hub, "device": device, "id": module, "stream": line.stream, "loglevel": level,
+                    "timestamp": line.at.to_rfc3339(), "text": text})
             })
             .collect();
         Some(Value::Array(lines).to_string())
@@ -166,17 +173,27 @@ impl Request {
 
 /// As the field's modules log: severity of syslog, time, text.
 fn shown(line: &LogLine) -> String {
-    format!("<{}> {} {}: {}", severity(line.level), line.at.to_rfc3339(), line.stream, line.text)
+    let (level, text) = severity(line);
+    format!("<{level}> {} {}: {text}", line.at.to_rfc3339(), line.stream)
 }
 
-/// Of syslog. What a module printed counts as information.
-fn severity(level: u8) -> u8 {
-    match level {
+/// Of syslog, and the text. What a module printed counts as information, unless it begins with its severity, as the field's modules print:
+/// `<4> 2026-11-24 …`.
+fn severity(line: &LogLine) -> (u8, &str) {
+    let level = match line.level {
+        0 => return printed(&line.text).unwrap_or((6, &line.text)),
         1 => 3,
         2 => 4,
         4 | 5 => 7,
         _ => 6,
-    }
+    };
+    (level, &line.text)
+}
+
+fn printed(text: &str) -> Option<(u8, &str)> {
+    let (level, rest) = text.strip_prefix('<')?.split_once('>')?;
+    let level = level.parse::<u8>().ok().filter(|level| *level <= 7 && text.len() >= 3)?;
+    Some((level, rest.trim_start()))
 }
 
 #[cfg(test)]
@@ -222,11 +239,25 @@ mod tests {
         let lines = lines();
         let all: Vec<&LogLine> = lines.iter().collect();
         assert!(ask("text").text("d", "h", "mm", &all).unwrap().starts_with("<6> 1970-01-01T00:00:00.000Z m: old\n"));
-        assert!(ask("text").text("d", "h", "am", &all).is_none());
+        // As .NET's expressions are used there: anywhere in the name, in any case.
+        assert!(ask("text").text("d", "h", "AM", &all).is_some());
+        assert!(ask("text").text("d", "h", "other", &all).is_none());
         let json: Value = serde_json::from_str(&ask("json").text("d", "h", "m", &all).unwrap()).unwrap();
         let expected = json!({"iothub": "h", "device": "d", "id": "m", "stream": "m", "loglevel": 3,
             "timestamp": "1970-01-01T01:00:00.000Z", "text": "bad one"});
         assert_eq!(json[1], expected);
+    }
+
+    #[test]
+    fn every_module_and_each_severity() {
+        let payload =
+            json!({"schemaVersion": "1.0", "items": {"id": "ALL", "filter": {"loglevel": 4, "regex": "^hot"}}});
+        let request = parse(&payload, Wall(0)).unwrap();
+        let line = |level, text: &str| LogLine { at: Wall(0), level, stream: "stdout".into(), text: text.into() };
+        let lines = [line(0, "<4> hot"), line(0, "hot"), line(2, "hot too"), line(0, "<9> hot"), line(3, "<4> hot")];
+        let text = request.text("d", "h", "any", &lines.iter().collect::<Vec<_>>()).unwrap();
+        let at = "1970-01-01T00:00:00.000Z stdout";
+        assert_eq!(text, format!("<4> {at}: hot\n<4> {at}: hot too\n"));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum Exit {
     Failed { kind: FailureKind, text: String },
     /// A callback lasted longer than `hang_after`, and the process was killed for it.
     Hung { ms: u64 },
+    /// The module said of itself that it does not do its work, and was asked to end for it.
+    Unhealthy(String),
     /// The host never said `Hello`.
     NeverHello,
     /// What came over the link was no frame, or a frame that had no business there.
@@ -36,7 +38,7 @@ impl Exit {
             Exit::Signal { signal, .. } => 128 + signal,
             Exit::Hung { .. } => 128 + 9,
             Exit::Panic(_) => 101,
-            Exit::Failed { .. } | Exit::NeverHello | Exit::LinkRubbish(_) => 1,
+            Exit::Failed { .. } | Exit::Unhealthy(_) | Exit::NeverHello | Exit::LinkRubbish(_) => 1,
         }
     }
 }
@@ -55,6 +57,7 @@ impl fmt::Display for Exit {
             Exit::Panic(text) => write!(f, "panicked: {}", one_line(text)),
             Exit::Failed { kind, text } => write!(f, "{}: {}", reason(*kind), one_line(text)),
             Exit::Hung { ms } => write!(f, "killed: one callback lasted {ms} ms"),
+            Exit::Unhealthy(text) => write!(f, "unhealthy: {}", one_line(text)),
             Exit::NeverHello => f.write_str("its host process never said hello"),
             Exit::LinkRubbish(text) => write!(f, "its link carried rubbish: {}", one_line(text)),
         }
@@ -163,6 +166,7 @@ mod tests {
             (Exit::Panic("left\n  right".into()), "panicked: left right"),
             (Exit::Failed { kind: FailureKind::Start, text: "no port".into() }, "start failed: no port"),
             (Exit::Hung { ms: 30_000 }, "killed: one callback lasted 30000 ms"),
+            (Exit::Unhealthy("no\nsensor".into()), "unhealthy: no sensor"),
             (Exit::NeverHello, "its host process never said hello"),
             (Exit::LinkRubbish("kind 9".into()), "its link carried rubbish: kind 9"),
         ];

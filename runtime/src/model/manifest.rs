@@ -49,7 +49,8 @@ pub enum RestartPolicy {
     Always,
     /// Not after an end with code 0.
     OnFailure,
-    /// As `OnFailure`, since an instance that hangs is ended, and so fails: IoT Edge treats the two alike as well.
+    /// As `OnFailure`, since an instance that hangs or says that it is unhealthy is ended, and so fails: IoT Edge treats the two alike
+    /// as well.
     OnUnhealthy,
     Never,
 }

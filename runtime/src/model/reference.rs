@@ -96,6 +96,24 @@ impl Reference {
         parsed.or_else(wrong)
     }
 
+    /// The same with a digest that stands beside it, as `sha256:…`. The error is a sentence for the manifest.
+    pub fn pinned(self, digest: &str) -> Result<Reference, String> {
+        let Some(hex) = digest.strip_prefix("sha256:").filter(|hex| is_digest(hex)).map(str::to_ascii_lowercase) else {
+            return Err(format!("{digest:?} is no digest: \"sha256:\" and 64 hexadecimal digits"));
+        };
+        match self {
+            Reference::Oci(oci) if matches!(&oci.version, OciVersion::Digest(own) if *own != hex) => {
+                Err(format!("{oci} names another digest; leave one of them out"))
+            }
+            Reference::Oci(oci) => Ok(Reference::Oci(OciReference { version: OciVersion::Digest(hex), ..oci })),
+            Reference::Https(https) if https.sha256 == hex => Ok(Reference::Https(https)),
+            Reference::Https(https) => Err(format!("{} names another digest; leave one of them out", https.url)),
+            Reference::Named(_) | Reference::File(_) => {
+                Err("a file of this device is not pulled by a digest; leave it out, or sign the image".to_owned())
+            }
+        }
+    }
+
     /// Whether another image may stand behind it tomorrow.
     pub fn may_move(&self) -> bool {
         match self {

@@ -166,12 +166,25 @@ impl Agent {
         self.dropins.forget(&files);
         self.dropins.look_at(&self.world, &files).await;
         self.supply.forget(&asked.values().map(|spec| spec.image.to_string()).collect::<Vec<_>>());
+        let anew = asked.iter().filter(|(name, spec)| self.is_made_anew(name, spec));
+        anew.map(|(_, spec)| &spec.image)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|image| self.supply.ask_again(image));
         let mut targets = BTreeMap::new();
         for (name, spec) in asked {
             let target = self.target(&name, spec, false).await;
             targets.insert(name, target);
         }
         targets
+    }
+
+    /// It is asked for with the same image and as another: `on-create` then looks what stands behind a tag today, as the field does.
+    fn is_made_anew(&self, name: &str, spec: &ModuleSpec) -> bool {
+        let asked = self.world.board.asked.borrow();
+        let Some(before) = asked.get(name).map(|asked| &asked.spec) else { return false };
+        let same = before.version == spec.version && before.setup == spec.setup && before.written == spec.written;
+        before.image == spec.image && spec.pull == PullPolicy::OnCreate && !same
     }
 
     /// A preview leaves everything as it is.
@@ -258,9 +271,6 @@ impl Agent {
 
     async fn carry_out(&mut self) {
         let targets = self.targets().await;
-        if self.world.board.stopping.get() {
-            return;
-        }
         self.post(&targets);
         let wanted = targets.iter().map(|(name, target)| (name.clone(), wanted(target))).collect();
         let (steps, there) = (plan(&wanted, &present(&self.world)), present(&self.world));
@@ -373,7 +383,7 @@ impl Agent {
         }
     }
 
-    /// Images that no file, no instance and no proof needs.
+    /// Images that no file, no instance and no proof needs, on disk or in memory.
     async fn collect(&mut self) {
         let mut keep: Vec<String> = self.dropins.digests().map(str::to_owned).chain(self.supply.digests()).collect();
         for slot in self.world.board.slots.borrow().values() {
@@ -382,6 +392,9 @@ impl Agent {
         }
         for proof in self.world.board.proofs.borrow().values() {
             keep.extend(proof.digests().map(str::to_owned));
+        }
+        if self.world.board.proofs_unkept.get() > 0 {
+            return self.world.images.need(&keep.iter().map(String::as_str).collect::<Vec<_>>());
         }
         self.stored.retain(|digest, _| keep.contains(digest));
         let images = self.world.images.clone();

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::board::Slot;
 use super::mailbox::Refusal;
-use super::orders;
 use super::system::SystemCall;
 use super::tally::Of;
 use super::world::World;
+use super::{orders, own_log};
 use crate::io::gzip;
 use crate::logic::message_json::to_base64;
 use crate::logic::module_logs::{self, schema};
@@ -86,16 +86,23 @@ async fn logs(world: &World, payload: &Value) -> Result<Value, String> {
     let request = module_logs::parse(payload, world.port.now().wall)?;
     let hub = world.board.uplinks.borrow().values().next().map_or_else(String::new, |uplink| uplink.host.clone());
     let mut answers = Vec::new();
-    let slots: Vec<Rc<Slot>> = world.board.slots.borrow().values().cloned().collect();
-    for slot in slots.iter().filter(|slot| request.asks_for(&slot.name)) {
-        let lines = slot.logged().await;
-        let Some(text) = request.text(&world.config.device_id, &hub, &slot.name, &lines.iter().collect::<Vec<_>>())
-        else {
+    let slots: Vec<Option<Rc<Slot>>> = world.board.slots.borrow().values().cloned().map(Some).collect();
+    // The agent's log is the runtime's own.
+    for slot in std::iter::once(None).chain(slots) {
+        let name = slot.as_ref().map_or(own_log::NAME, |slot| &slot.name);
+        if !request.asks_for(name) {
+            continue;
+        }
+        let lines = match &slot {
+            Some(slot) => slot.logged().await,
+            None => world.own_log.lines(None),
+        };
+        let Some(text) = request.text(&world.config.device_id, &hub, name, &lines.iter().collect::<Vec<_>>()) else {
             continue;
         };
         let (text, bytes) =
             if request.gzip { (None, Some(to_base64(&gzip::pack(text.as_bytes())))) } else { (Some(text), None) };
-        answers.push(json!({"id": slot.name, "payload": text, "payloadBytes": bytes}));
+        answers.push(json!({"id": name, "payload": text, "payloadBytes": bytes}));
     }
     Ok(Value::Array(answers))
 }

@@ -11,11 +11,10 @@ use super::dead_letters::Act;
 use super::mailbox::{Answer, Ask, Call, Errand, Refusal, Removal};
 use super::storage::{Asks, Job};
 use super::world::World;
-use super::{dead_letters, depot, methods, metrics, orders, taps, traces, views};
-use crate::logic::log_ring;
+use super::{dead_letters, depot, methods, metrics, orders, own_log, taps, traces, views};
+use crate::logic::log_ring::Choice;
 use crate::logic::routing;
 use crate::logic::twin::Twin;
-use crate::model::time::Wall;
 
 /// Lines that a slow reader may be behind before it misses some.
 const LINES_MAX: usize = 256;
@@ -48,7 +47,7 @@ async fn one(world: &Rc<World>, ask: Ask, asks: &Rc<Asks>) -> Result<Answer, Ref
         Ask::Deploy { manifest, dry_run } => orders::deploy(world, manifest, dry_run).await.map(Answer::Json),
         Ask::Withdraw => orders::withdraw(world).map(Answer::Json),
         Ask::Method { module, name, payload, timeout_ms } => method(world, &module, &name, &payload, timeout_ms).await,
-        Ask::Logs { module, since_ms, tail, follow } => logs(world, &module, since_ms, tail, follow).await,
+        Ask::Logs { module, choice, follow } => logs(world, &module, choice, follow).await,
         Ask::Tap { from, condition } => tap(world, from, condition),
         Ask::Trace { source, output, id, limit } => Ok(traces::newest(world, source, output, id, limit)),
         Ask::DeadLetters { endpoint, limit } => dead_letters::list(world, asks, endpoint, limit).await,
@@ -119,21 +118,19 @@ async fn method(world: &World, module: &str, name: &str, payload: &[u8], timeout
     Ok(Answer::Raw { status: u16::try_from(status).unwrap_or(500), body })
 }
 
-async fn logs(
-    world: &Rc<World>,
-    module: &str,
-    since_ms: Option<i64>,
-    tail: Option<usize>,
-    follow: bool,
-) -> Result<Answer, Refusal> {
-    let slot = world.slot(module)?;
+async fn logs(world: &Rc<World>, module: &str, choice: Choice, follow: bool) -> Result<Answer, Refusal> {
     let (live, later) = smol::channel::bounded(LINES_MAX);
+    let live = follow.then_some(live);
     // In one step, so that no line is told twice or missed.
-    let logged = slot.logged();
-    if follow {
-        slot.followers.borrow_mut().push(live);
-    }
-    let lines = log_ring::select(logged.await, since_ms.map(Wall), tail);
+    let logged = if own_log::is_own(module) {
+        world.own_log.lines(live)
+    } else {
+        let slot = world.slot(module)?;
+        let logged = slot.logged();
+        slot.followers.borrow_mut().extend(live);
+        logged.await
+    };
+    let lines = choice.of(logged);
     let (to, from) = smol::channel::bounded(LINES_MAX);
     let told = async move {
         for line in lines {

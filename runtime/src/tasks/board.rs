@@ -116,6 +116,8 @@ pub struct Slot {
     pub last_restart: Cell<Option<Wall>>,
     pub since: Cell<Wall>,
     pub last_exit: RefCell<Option<LastExit>>,
+    /// What it says is wrong with itself; empty when it is well.
+    pub unhealthy: RefCell<String>,
     /// When it came to be wanted.
     made: Mono,
     running_since: Cell<Option<Mono>>,
@@ -168,6 +170,7 @@ impl Slot {
             last_restart: Cell::new(None),
             since: Cell::new(now.wall),
             last_exit: RefCell::default(),
+            unhealthy: RefCell::default(),
             made: now.mono,
             running_since: Cell::new(None),
             connects: Cell::new(0),
@@ -194,11 +197,13 @@ impl Slot {
     }
 
     pub fn set_status(&self, status: Status, now: Now) {
-        if self.status.replace(status) == status {
+        let before = self.status.replace(status);
+        if before == status {
             return;
         }
         self.since.set(now.wall);
-        self.connects.set(self.connects.get() + u64::from(status == Status::Running));
+        let connects = status == Status::Running && before != Status::Unhealthy;
+        self.connects.set(self.connects.get() + u64::from(connects));
         if let Some(since) = self.running_since.replace((status == Status::Running).then_some(now.mono)) {
             self.ran_ms.set(self.ran_ms.get() + now.mono.since(since));
         }
@@ -354,6 +359,8 @@ pub struct Board {
     pub twins: RefCell<BTreeMap<String, Twin>>,
     /// Which version of an instance is good, by its name.
     pub proofs: RefCell<BTreeMap<String, Proof>>,
+    /// Changes of proofs that are not on disk yet: after a power cut the device knows less than now, and needs the images of then.
+    pub proofs_unkept: Rc<Cell<usize>>,
     /// What the agent was asked for, by name.
     pub asked: RefCell<BTreeMap<String, Asked>>,
     pub deployment: RefCell<Deployment>,

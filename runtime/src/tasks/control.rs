@@ -16,9 +16,11 @@ use self::resource::Resource;
 use super::mailbox::{Answer, Ask, Call, Refusal, flag, letter_id, which};
 use crate::io::http::{self, Body, BodyFault, Content, Reply, Request};
 use crate::io::peer::{self, PeerRefusal};
+use crate::logic::log_ring::Choice;
 use crate::logic::message_json::{record_from_line, to_base64};
 use crate::logic::nearest::nearest;
 use crate::logic::units;
+use crate::model::time::Wall;
 
 mod resource;
 
@@ -178,11 +180,7 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
             let payload = whole(&mut request.body).await?;
             Ask::Method { module, name, payload, timeout_ms: timeout.as_millis() as u32 }
         }
-        Resource::Logs(module) => {
-            let since_ms = value("since").map(|text| since(text).ok_or_else(|| wrong("since", SINCE_EXPECTED)));
-            let tail = value("tail").map(|text| text.parse().map_err(|_| wrong("tail", "a number of lines")));
-            Ask::Logs { module, since_ms: since_ms.transpose()?, tail: tail.transpose()?, follow: yes("follow")? }
-        }
+        Resource::Logs(module) => logs_of(module, value)?,
         Resource::Tap => {
             Ask::Tap { from: value("from").map(str::to_owned), condition: value("where").map(str::to_owned) }
         }
@@ -215,15 +213,30 @@ async fn ask(resource: Resource, request: &mut Request) -> Result<Ask, Refusal> 
     })
 }
 
+fn logs_of<'a>(module: String, value: impl Fn(&str) -> Option<&'a str>) -> Result<Ask, Refusal> {
+    let wrong = |key: &str, expected: &str| Refusal::new(400, format!("{key}: expected {expected}"));
+    let follow = value("follow").map_or(Some(false), flag).ok_or_else(|| wrong("follow", "true or false"))?;
+    let time = |key: &str| {
+        let ms = value(key).map(|text| moment(text).ok_or_else(|| wrong(key, MOMENT_EXPECTED)));
+        ms.transpose().map(|ms| ms.map(Wall))
+    };
+    let (since, until) = (time("since")?, time("until")?);
+    if follow && until.is_some() {
+        return Err(wrong("until", "no follow: what comes is later"));
+    }
+    let tail = value("tail").map(|text| text.parse().map_err(|_| wrong("tail", "a number of lines")));
+    Ok(Ask::Logs { module, choice: Choice { since, until, tail: tail.transpose()? }, follow })
+}
+
 async fn json_body(request: &mut Request) -> Result<Value, Refusal> {
     let body = whole(&mut request.body).await?;
     serde_json::from_slice(&body).map_err(|e| Refusal::new(400, format!("not JSON: {e}")))
 }
 
-const SINCE_EXPECTED: &str = "how long ago (\"10min\"), a time (\"2026-11-23T18:00:00Z\"), or milliseconds since 1970";
+const MOMENT_EXPECTED: &str = "how long ago (\"10min\"), a time (\"2026-11-23T18:00:00Z\"), or milliseconds since 1970";
 
 /// A wall clock that jumped shows more or fewer lines, nothing else.
-fn since(text: &str) -> Option<i64> {
+fn moment(text: &str) -> Option<i64> {
     if text.len() > 10
         && let Ok(ms) = text.parse()
     {
@@ -370,11 +383,11 @@ mod tests {
 
     #[test]
     fn since_is_a_time_or_how_long_ago() {
-        assert_eq!(since("1795456800000"), Some(1_795_456_800_000));
-        assert_eq!(since("2026-11-23T18:00:00Z"), Some(1_795_456_800_000));
+        assert_eq!(moment("1795456800000"), Some(1_795_456_800_000));
+        assert_eq!(moment("2026-11-23T18:00:00Z"), Some(1_795_456_800_000));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
-        let ago = since("10min").unwrap();
+        let ago = moment("10min").unwrap();
         assert!((now - 601_000..=now - 599_000).contains(&ago) || ago == 0, "{ago}");
-        assert_eq!(since("yesterday"), None);
+        assert_eq!(moment("yesterday"), None);
     }
 }

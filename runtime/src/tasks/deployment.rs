@@ -141,13 +141,19 @@ fn read_file(path: &Path) -> Result<Option<(Sections, Reading)>, String> {
     Ok(Some(manifest::from_files(&[json])))
 }
 
-/// Puts a good manifest in force and stores it. The agent does the rest.
-pub fn take(world: &World, sections: Sections, manifest: Manifest, origin: Origin) -> Result<(), String> {
-    routes_of(&manifest)?;
+/// What can only be said of a manifest that is good by itself: that its routes go together, and that twins take its properties.
+pub fn judge(manifest: &Manifest) -> Result<(), String> {
+    routes_of(manifest)?;
     for (module, section) in &manifest.twins {
         let path = format!("{module}.properties.desired");
         twin::validate(&Value::Object(section.clone())).map_err(|error| format!("{path}: {error}"))?;
     }
+    Ok(())
+}
+
+/// Puts a good manifest in force and stores it. The agent does the rest.
+pub fn take(world: &World, sections: Sections, manifest: Manifest, origin: Origin) -> Result<(), String> {
+    judge(&manifest)?;
     let twins = manifest.twins.clone();
     {
         let mut deployment = world.board.deployment.borrow_mut();

@@ -69,6 +69,7 @@ pub async fn run(world: Rc<World>, slot: Rc<Slot>, orders: Receiver<Order>) {
 async fn live(world: &Rc<World>, slot: &Rc<Slot>, orders: &Receiver<Order>, restart: &mut Restart) -> End {
     slot.generation.set(slot.generation.get() + 1);
     slot.set_status(Status::Starting, world.port.now());
+    slot.unhealthy.borrow_mut().clear();
     if let Err(error) = on_trial(world, slot).await {
         return not_started(world, slot, &error);
     }
@@ -225,7 +226,8 @@ async fn after_exit(
             Some(Duration::from_millis(ms))
         }
         Next::Stay => {
-            slot.set_status(Status::Stopped, now);
+            // As the field has it: who ended with code 0 is stopped, everybody else failed.
+            slot.set_status(if exit.is_success() { Status::Stopped } else { Status::Failed }, now);
             None
         }
         Next::GiveUp => {

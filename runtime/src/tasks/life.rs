@@ -2,24 +2,23 @@
 //! Must never wait for it without an end.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use smol::channel::{Receiver, Sender};
 use smol::{Async, Timer};
 
-use super::board::{LastExit, Order, Slot, Status};
+use super::board::{Order, Slot, Status};
+use super::obituary;
 use super::port::Wire;
 use super::reader::{self, Said};
 use super::tally::Of;
 use super::world::World;
-use crate::io::crash_report::Crash;
 use crate::io::process::{self, Ended, Host};
-use crate::io::status_page::Snapshot;
 use crate::logic::hub::{Ending, LinkIx};
 use crate::logic::log_ring::LogLine;
 use crate::logic::restart::{Due, Restart};
 use crate::model::instance::Exit;
+use crate::model::manifest::RestartPolicy;
 use crate::model::time::Mono;
 use skerry_abi::wire::frame::ToHost;
 
@@ -61,6 +60,8 @@ pub struct Life {
     /// The first thing that told how this ends.
     verdict: Option<Exit>,
     panic: Option<String>,
+    /// What the module says is wrong with itself.
+    unhealthy: Option<String>,
     hello: bool,
     ping: Option<u64>,
     /// Nothing more comes from the link, and only the end of the process is waited for.
@@ -98,6 +99,7 @@ impl Life {
             well_at: None,
             verdict: None,
             panic: None,
+            unhealthy: None,
             hello: false,
             ping: None,
             link_over: false,
@@ -156,11 +158,16 @@ impl Life {
                         log::info!("instance={}/{} healthy=true", self.slot.name, self.slot.generation.get());
                     }
                     self.check_hang();
-                    if self.verdict.is_none() && self.well_at.is_some_and(|at| at <= now) {
+                    if self.verdict.is_none() && self.unhealthy.is_none() && self.well_at.is_some_and(|at| at <= now) {
                         self.well_at = None;
                         self.world.ran_well(&self.slot);
                     }
                 }
+            }
+            if let Some(exit) = self.is_to_end() {
+                // It can still end in order: what it has in hand is given back, and it is asked before it is killed.
+                self.stop().await;
+                return End::Exited(exit);
             }
         }
     }
@@ -209,6 +216,7 @@ impl Life {
                 self.world.board.tally.time(Of::Command, &["start"], now.mono.since(self.begun));
                 restart.handle_started(now.mono);
                 self.slot.set_status(Status::Running, now);
+                self.show_health();
                 self.well_at = self.world.window(&self.slot).map(|window| now.mono.after(window));
                 let _ = self.world.replan.try_send(());
                 self.slot.link.set(self.link);
@@ -230,8 +238,38 @@ impl Life {
             }
             Said::Panicked { text } => self.panicked(text),
             Said::Pong => self.ping = None,
+            Said::Health { text } => self.say_health(text),
             Said::Stopped => {}
         }
+    }
+
+    /// What a module says of itself counts from its start on, also what it says in it.
+    fn say_health(&mut self, text: String) {
+        let (name, generation) = (&self.slot.name, self.slot.generation.get());
+        match text.as_str() {
+            "" => log::info!("instance={name}/{generation} unhealthy=no"),
+            reason => log::warn!("instance={name}/{generation} unhealthy={reason:?}"),
+        }
+        self.slot.unhealthy.replace(text.clone());
+        self.unhealthy = Some(text).filter(|text| !text.is_empty());
+        self.show_health();
+    }
+
+    fn show_health(&self) {
+        let shown = match (self.slot.status.get(), &self.unhealthy) {
+            (Status::Running, Some(_)) => Status::Unhealthy,
+            (Status::Unhealthy, None) => Status::Running,
+            _ => return,
+        };
+        self.slot.set_status(shown, self.world.port.now());
+        let _ = self.world.replan.try_send(());
+    }
+
+    /// It runs, says that it is not well, and its policy is not to leave it so.
+    fn is_to_end(&self) -> Option<Exit> {
+        let runs = self.slot.status.get() == Status::Unhealthy && !self.link_over && self.verdict.is_none();
+        let reason = self.unhealthy.as_ref().filter(|_| runs && self.slot.policy.get() != RestartPolicy::Never)?;
+        Some(Exit::Unhealthy(reason.clone()))
     }
 
     /// A callback panicked and was caught: nobody else writes that down.
@@ -360,64 +398,17 @@ impl Life {
         let late = async {
             Timer::after(LAST_WORDS_WAIT).await;
         };
-        if matches!(end, End::Asked(_)) {
+        if matches!(end, End::Asked(_) | End::Exited(Exit::Unhealthy(_))) {
             smol::future::or(drained, late).await;
         }
         self.tasks.clear();
         let End::Exited(exit) = end else { return Ending::Quietly };
-        self.report(exit, &page).await;
+        obituary::write(&self.world, &self.slot, self.link, self.panic.as_deref(), exit, &page).await;
         match page.delivery {
             // The callback may be over by the time that the rubbish which it wrote is read.
             0 if matches!(exit, Exit::LinkRubbish(_)) => Ending::Somewhere,
             0 => Ending::Quietly,
             delivery => Ending::During(delivery),
-        }
-    }
-
-    /// Written by another thread: a disk may take its time, and everybody's messages pass through this one.
-    async fn report(&self, exit: &Exit, page: &Snapshot) {
-        let now = self.world.port.now();
-        let text = match &self.panic {
-            Some(panic) => format!("{exit} (last panic: {panic})"),
-            None => exit.to_string(),
-        };
-        let link = self.link.filter(|_| page.delivery != 0);
-        let message = link.and_then(|link| self.world.port.look(|hub| hub.describe(link, page.delivery)));
-        let text = match &message {
-            Some(message) => format!("{text}, while handling {message}"),
-            None => text,
-        };
-        *self.slot.last_exit.borrow_mut() = Some(LastExit { at: now.wall, text: text.clone(), code: exit.code() });
-        log::warn!("instance={}/{} exit={text:?}", self.slot.name, self.slot.generation.get());
-        if exit.is_success() {
-            return;
-        }
-        let (name, digest, build_id) = {
-            let image = self.slot.image.borrow();
-            (format!("{} {}", image.name, image.version), image.digest.clone(), image.build_id.clone())
-        };
-        let log = self.slot.log.borrow().text();
-        let (module, exit, crashes) = (self.slot.name.clone(), exit.clone(), Arc::clone(&self.world.crashes));
-        let generation = self.slot.generation.get();
-        let written = smol::unblock(move || {
-            let crash = Crash {
-                module: &module,
-                generation,
-                at: now.wall,
-                exit: &exit,
-                image: &name,
-                digest: &digest,
-                build_id: build_id.as_deref(),
-                message: message.as_deref(),
-                log: log.as_bytes(),
-            };
-            // What a panic left behind is only when each module last got a report.
-            crashes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).write(now.mono, &crash)
-        });
-        match written.await {
-            Ok(Some(path)) => log::info!("instance={} crash_report={}", self.slot.name, path.display()),
-            Ok(None) => {}
-            Err(error) => log::warn!("instance={} crash_report=failed reason=\"{error}\"", self.slot.name),
         }
     }
 }

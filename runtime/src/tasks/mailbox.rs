@@ -7,6 +7,7 @@ use serde_json::Value;
 use smol::channel::{Receiver, Sender};
 
 use crate::logic::hub::LetterId;
+use crate::logic::log_ring::Choice;
 use crate::logic::nearest::nearest;
 use crate::model::limits::REPLAYS_MAX;
 use crate::model::manifest::Manifest;
@@ -36,11 +37,10 @@ pub enum Ask {
         payload: Vec<u8>,
         timeout_ms: u32,
     },
-    /// `since_ms` counts from 1970; `follow` keeps the answer open for what is logged later.
+    /// `follow` keeps the answer open for what is logged later.
     Logs {
         module: String,
-        since_ms: Option<i64>,
-        tail: Option<usize>,
+        choice: Choice,
         follow: bool,
     },
     /// Copies of messages as they are accepted; both filters in the route language.

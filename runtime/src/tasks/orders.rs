@@ -58,17 +58,12 @@ pub async fn deploy(world: &Rc<World>, manifest: Value, dry_run: bool) -> Result
         file => vec![file],
     };
     let (sections, reading) = manifest::from_files(&files);
-    let notes: Vec<Value> = reading
-        .notes
-        .iter()
-        .map(|note| json!({"verdict": note.verdict.word(), "path": note.path, "text": note.text}))
-        .collect();
-    let manifest = match reading.manifest {
+    let notes = manifest::notes_json(&reading.notes);
+    let manifest = reading.manifest.map_err(|refusal| refusal.message);
+    let manifest = match manifest.and_then(|manifest| deployment::judge(&manifest).map(|()| manifest)) {
         Ok(manifest) => manifest,
-        Err(refusal) if dry_run => {
-            return Ok(json!({"dryRun": true, "refused": refusal.message, "notes": notes, "steps": []}));
-        }
-        Err(refusal) => return Err(Refusal::new(400, refusal.message)),
+        Err(why) if dry_run => return Ok(json!({"dryRun": true, "refused": why, "notes": notes, "steps": []})),
+        Err(why) => return Err(Refusal::new(400, why)),
     };
     if !dry_run && world.board.deployment.borrow().origin() == Some(Origin::Cloud) {
         return Err(Refusal::new(409, "the cloud's manifest is in force and would come back; set the modules there"));

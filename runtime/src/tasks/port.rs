@@ -46,7 +46,7 @@ type Waiting = (u64, Sender<Result<(), String>>);
 
 impl Port {
     /// The receiver is for [`run_timer`].
-    pub fn new(hub: Hub, clock: Clock, jobs: Sender<Job>) -> (Port, Receiver<()>) {
+    pub fn new(hub: Hub, clock: Clock, jobs: Sender<Job>) -> (Rc<Port>, Receiver<()>) {
         let (rearm, rearmed) = smol::channel::bounded(1);
         let port = Port {
             hub: RefCell::new(hub),
@@ -59,7 +59,7 @@ impl Port {
             last_commit: Cell::new(0),
             letters: RefCell::default(),
         };
-        (port, rearmed)
+        (Rc::new(port), rearmed)
     }
 
     pub fn now(&self) -> Now {

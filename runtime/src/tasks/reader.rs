@@ -26,11 +26,22 @@ const LINE_BYTES_MAX: usize = 8 * 1024;
 
 /// What an instance's own task needs to know.
 pub enum Said {
-    Hello { isolation: String },
+    Hello {
+        isolation: String,
+    },
     Started,
-    Failed { kind: FailureKind, text: String },
-    Panicked { text: String },
+    Failed {
+        kind: FailureKind,
+        text: String,
+    },
+    Panicked {
+        text: String,
+    },
     Pong,
+    /// Empty: it is well.
+    Health {
+        text: String,
+    },
     Stopped,
 }
 
@@ -178,6 +189,7 @@ impl From<FromHost<'_>> for Owned {
             FromHost::Failed { kind, text } => Owned::Said(Said::Failed { kind, text: text.to_owned() }),
             FromHost::Panicked { text, .. } => Owned::Said(Said::Panicked { text: text.to_owned() }),
             FromHost::Pong { .. } => Owned::Said(Said::Pong),
+            FromHost::Health { text } => Owned::Said(Said::Health { text: text.to_owned() }),
             FromHost::Stopped => Owned::Said(Said::Stopped),
             FromHost::Report { rid, patch } => Owned::Report { rid, patch: patch.to_owned() },
             FromHost::MethodAnswer { rid, status, payload } => {

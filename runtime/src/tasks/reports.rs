@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use smol::channel::Receiver;
 
 use super::agent_methods;
@@ -68,7 +68,10 @@ pub async fn run(world: Rc<World>, due: Receiver<()>) {
 pub async fn farewell(world: &Rc<World>) {
     let desired = |module: &str| world.board.twins.borrow().get(module).map_or(1, |twin| twin.desired_version());
     let status = Desired { version: desired(AGENT), code: 406, description: "Agent is not running".to_owned() };
-    let mut section = agent_section(world, &status);
+    // All else is as it was told last: the instances are gone by now, and with them what could be told of them.
+    let mut section = world.board.twins.borrow().get(AGENT).map(|twin| twin.reported().clone()).unwrap_or_default();
+    section.insert("lastDesiredVersion".to_owned(), status.version.into());
+    section.insert("lastDesiredStatus".to_owned(), json!({"code": status.code, "description": status.description}));
     for module in section.get_mut("modules").and_then(Value::as_object_mut).into_iter().flat_map(|m| m.values_mut()) {
         module["runtimeStatus"] = "unknown".into();
     }
@@ -302,6 +305,7 @@ fn instance<'a>(name: &'a str, spec: &'a crate::model::manifest::ModuleSpec, slo
     let status = slot.status.get();
     let description = match status {
         Status::Running | Status::Starting => status.name().to_owned(),
+        Status::Unhealthy if !slot.unhealthy.borrow().is_empty() => slot.unhealthy.borrow().clone(),
         _ => exit.as_ref().map_or_else(|| status.name().to_owned(), |exit| exit.text.clone()),
     };
     Module {
@@ -320,12 +324,12 @@ fn instance<'a>(name: &'a str, spec: &'a crate::model::manifest::ModuleSpec, slo
 }
 
 fn client(slot: &Slot) -> Client<'_> {
-    let connected = slot.status.get() == Status::Running;
+    let connected = slot.link.get().is_some();
     let exit = slot.last_exit.borrow().as_ref().map(|exit| exit.at);
     Client {
         module: &slot.name,
         connected,
-        connected_at: if connected { Some(slot.since.get()) } else { slot.last_start.get() },
+        connected_at: if slot.status.get() == Status::Running { Some(slot.since.get()) } else { slot.last_start.get() },
         disconnected_at: exit,
     }
 }

@@ -71,6 +71,14 @@ impl Supply {
         errand.outcome.borrow().image(reference)
     }
 
+    /// What is made anew is asked for anew, where something else may stand behind its reference by now. What runs goes on meanwhile.
+    pub fn ask_again(&mut self, reference: &Reference) {
+        if let Some(errand) = self.errands.get(&reference.to_string()).filter(|_| reference.may_move()) {
+            *errand.outcome.borrow_mut() = Outcome::Coming;
+            let _ = errand.again.try_send(());
+        }
+    }
+
     /// Without bringing anything, for a preview.
     pub fn known(&self, reference: &Reference) -> Result<Rc<Image>, String> {
         match self.errands.get(&reference.to_string()).map(|errand| errand.outcome.borrow()) {
@@ -113,7 +121,8 @@ async fn tell<T>(world: &World) -> T {
     }
 }
 
-/// Until it is there. A runtime that starts takes what was brought before it ended: a start needs no network.
+/// As long as somebody names it: until it is there, and again when it is asked for anew or an operator brought another. A runtime that
+/// starts takes what was brought before it ended: a start needs no network.
 async fn bring(
     world: Rc<World>,
     reference: Reference,
@@ -145,10 +154,10 @@ async fn bring(
             }
         };
         let _ = world.replan.try_send(());
-        if done {
-            return;
-        }
         let waited = async {
+            if done {
+                std::future::pending::<()>().await;
+            }
             smol::Timer::after(wait).await;
             wait * 2
         };

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use serde_json::{Value, json};
 
-use super::board::{Asked, Slot};
+use super::board::{Asked, Slot, Status};
 use super::storage::Asks;
 use super::wear;
 use super::world::World;
@@ -70,9 +70,17 @@ pub async fn status(world: &World, asks: &Asks) -> Value {
     status
 }
 
-/// Why a module is not as asked; with how far its image has come.
-fn problem(world: &World, asked: &Asked) -> Option<String> {
-    if asked.coming { Some(world.pulls.sentence(&asked.spec.image)) } else { asked.problem.clone() }
+/// Why a module is not as asked, with how far its image has come; or what it says is wrong with itself.
+fn problem(world: &World, name: &str, asked: &Asked) -> Option<String> {
+    if asked.coming {
+        return Some(world.pulls.sentence(&asked.spec.image));
+    }
+    let unwell = || {
+        let slot = world.board.slot(name).filter(|slot| slot.status.get() == Status::Unhealthy)?;
+        let reason = slot.unhealthy.borrow().clone();
+        (!reason.is_empty()).then(|| format!("it says that it is unhealthy: {reason}"))
+    };
+    asked.problem.clone().or_else(unwell)
 }
 
 /// What was warned of, and what is so now.
@@ -88,8 +96,9 @@ fn warnings(world: &World, no_route: u64, letters_dropped: u64) -> Vec<String> {
     warnings.extend(without_identity(world));
     warnings.extend(world.logs.as_ref().and_then(|logs| logs.problem()));
     let asked = world.board.asked.borrow();
-    warnings
-        .extend(asked.iter().filter_map(|(name, asked)| Some(format!("instance {name}: {}", problem(world, asked)?))));
+    warnings.extend(
+        asked.iter().filter_map(|(name, asked)| Some(format!("instance {name}: {}", problem(world, name, asked)?))),
+    );
     warnings.extend(revoked(world));
     if world.port.clock_is_behind() {
         warnings.push("the clock is behind what has certainly passed; time switched off is not counted".to_owned());
@@ -263,7 +272,7 @@ pub fn module(world: &World, slot: &Slot) -> Value {
         "restarts": slot.restarts.get(),
         "scopeRefused": slot.scope_refused.get(),
         "since": slot.since.get().to_rfc3339(),
-        "problem": world.board.asked.borrow().get(&slot.name).and_then(|asked| problem(world, asked)),
+        "problem": world.board.asked.borrow().get(&slot.name).and_then(|asked| problem(world, &slot.name, asked)),
         "lastExit": last_exit.as_ref().map(|e| json!({"at": e.at.to_rfc3339(), "text": e.text, "code": e.code})),
         "memoryBytes": slot.pid.get().and_then(resident_bytes),
         "inHand": in_hand,

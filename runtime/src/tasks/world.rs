@@ -39,6 +39,7 @@ pub struct World {
     pub proved: Rc<Proved>,
     /// Absent: what modules log is in memory only.
     pub logs: Option<super::log_writer::LogWriter>,
+    pub own_log: super::own_log::OwnLog,
     pub keys: Keys,
     /// The best guess at the time where the clock is behind.
     pub floor: Arc<TimeFloor>,
@@ -190,7 +191,19 @@ impl World {
     /// Stores what is known of an instance's versions at once; without any, removes it.
     pub fn keep_proof(&self, name: &str) {
         let proof = self.board.proofs.borrow().get(name).map(|proof| proof.to_json().to_string().into_bytes());
+        let mut committed = self.port.when_committed();
         self.port.turn(|hub, now| hub.put_document(now, &format!("{PROOFS}{name}"), proof, true));
+        let (port, unkept, replan) = (Rc::clone(&self.port), Rc::clone(&self.board.proofs_unkept), self.replan.clone());
+        unkept.set(unkept.get() + 1);
+        let kept = async move {
+            // What could not be written is in the next commit.
+            while let Ok(Err(_)) = committed.recv().await {
+                committed = port.when_committed();
+            }
+            unkept.set(unkept.get() - 1);
+            let _ = replan.try_send(());
+        };
+        self.executor.spawn(kept).detach();
     }
 }
 

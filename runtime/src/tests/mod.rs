@@ -1,5 +1,6 @@
 //! What takes several floors at once to be tested.
 
+mod agent;
 mod cloud;
 pub mod seeds;
 mod sim;

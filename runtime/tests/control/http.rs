@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use skerry_runtime::io::executor::Executor;
 use skerry_runtime::io::http::{self, Upload};
+use skerry_runtime::logic::log_ring::Choice;
+use skerry_runtime::model::time::Wall;
 use skerry_runtime::tasks::control;
 use skerry_runtime::tasks::mailbox::Ask;
 use smol::channel::bounded;
@@ -51,12 +53,16 @@ fn plain_requests_become_asks() {
     device.check("POST", "/modules/a%20b/methods/do?timeout=1500ms", "[1]", (200, r#"{"payload":[1],"status":207}"#));
     device.check("POST", "/modules/m/methods/do", "\u{1}", (200, r#"{"payloadBase64":"AQ==","status":207}"#));
     device.ask("GET", "/modules/filter/logs?since=1795456800000&tail=5&follow=true", "");
+    device.ask("GET", "/modules/filter/logs?until=2026-11-23T18:00:00Z", "");
     let asked = device.core.asked.lock().unwrap().clone();
     assert_eq!(asked[1], Ask::PatchDesired { module: "filter".into(), patch: json!({"threshold": 3}) });
     let method = Ask::Method { module: "a b".into(), name: "do".into(), payload: b"[1]".into(), timeout_ms: 1_500 };
     assert_eq!(asked[2], method);
-    let logs = Ask::Logs { module: "filter".into(), since_ms: Some(1_795_456_800_000), tail: Some(5), follow: true };
-    assert_eq!(asked[4], logs);
+    let (at, module) = (Some(Wall(1_795_456_800_000)), "filter".to_owned());
+    let choice = Choice { since: at, until: None, tail: Some(5) };
+    assert_eq!(asked[4], Ask::Logs { module: module.clone(), choice, follow: true });
+    let choice = Choice { until: at, ..Choice::default() };
+    assert_eq!(asked[5], Ask::Logs { module, choice, follow: false });
 }
 
 #[test]
@@ -85,6 +91,12 @@ fn what_is_wrong_is_said() {
     device.check("PATCH", "/modules/m/twin", "3", (400, "a patch of desired properties must be a JSON object"));
     device.check("GET", "/tap?form=/messages/*", "", (400, "unknown query key \"form\": did you mean \"from\"?"));
     device.check("GET", "/modules/m/logs?tail=all", "", (400, "tail: expected a number of lines"));
+    device.check(
+        "GET",
+        "/modules/m/logs?until=1h&follow=true",
+        "",
+        (400, "until: expected no follow: what comes is later"),
+    );
     let big = "x".repeat(300 * 1024);
     device.check("PATCH", "/modules/m/twin", &big, (413, "the body is larger than 262144 bytes"));
     assert!(device.raw(b"GET / HTTP/9.9\r\n\r\n").starts_with("HTTP/1.1 400"));

@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use serde_json::{Value, json};
-use skerry_cloud::{Cloud, Command, Options};
+use skerry_cloud::{Cloud, Command, Event, Options, What};
 use skerry_tests::{
     Backend, Device, Image, all_there, manifest, module, numbered, tell, wait_connected, wait_for, wait_stored,
 };
@@ -94,25 +94,54 @@ fn modules_come_change_and_go_as_the_cloud_says() {
         section["modules"]["b"].is_null() && section["lastDesiredVersion"] == 3
     });
     assert_eq!(device.running("a"), before);
+    only_its_end_is_told(&cloud, "b");
     // What is not good changes nothing, and says where.
     backend.set_modules("d1", &manifest(json!({"a": module("mcr.microsoft.com/x:1")}), json!({})));
     let section = reported(&mut backend, "a refusal", |section| section["lastDesiredStatus"]["code"] == 400);
     let why = section["lastDesiredStatus"]["description"].as_str().unwrap();
     assert!(why.starts_with("$edgeAgent.properties.desired.modules.a.settings.image: "), "{why}");
     assert_eq!(device.running("a"), before);
+    stops_and_says_so(&mut device, &mut backend);
     // Cut off and started anew, the last good one is in force.
-    device.stop();
-    let section = backend.reported("d1", "$edgeAgent");
-    assert_eq!(
-        (&section["lastDesiredStatus"]["code"], &section["modules"]["a"]["runtimeStatus"]),
-        (&json!(406), &json!("unknown"))
-    );
     tell(&cloud, Command::Cut);
     device.start();
     device.wait_running("a");
     assert_eq!(device.status()["deployment"]["origin"], "cloud");
     let ran = device.skerry(&["deploy", "--remove"]);
     assert!(ran.err.contains("the cloud's manifest is in force"), "{ran:?}");
+}
+
+/// What went up for a module that is gone was just that, and what differs for everybody; nothing of the others.
+#[track_caller]
+fn only_its_end_is_told(cloud: &Cloud, module: &str) {
+    let its_end = |event: &Event| match &event.what {
+        What::Twin { identity, patch, .. } => {
+            identity == "d1/$edgeAgent" && patch["modules"].get(module) == Some(&Value::Null)
+        }
+        _ => false,
+    };
+    let event = cloud.wait(skerry_tests::DEADLINE, its_end).expect("a report");
+    let What::Twin { patch, .. } = event.what else { unreachable!("chosen") };
+    assert_eq!(patch["modules"], json!({module: null}), "{patch:#}");
+    let known = ["modules", "lastDesiredVersion", "lastDesiredStatus"];
+    assert!(patch.as_object().unwrap().keys().all(|key| known.contains(&key.as_str())), "{patch:#}");
+}
+
+/// The last word to the cloud: nobody looks after the modules any more.
+#[track_caller]
+fn stops_and_says_so(device: &mut Device, backend: &mut Backend) {
+    device.stop();
+    let section = backend.reported("d1", "$edgeAgent");
+    assert_eq!(
+        (&section["lastDesiredStatus"]["code"], &section["modules"]["a"]["runtimeStatus"]),
+        (&json!(406), &json!("unknown"))
+    );
+    assert_eq!(section["modules"]["a"]["restartPolicy"], "always", "what else was told of it stays: {section:#}");
+    assert_eq!(
+        device.log().matches("instance=a/1 status=running").count(),
+        1,
+        "it was started again while all stopped"
+    );
 }
 
 #[test]
@@ -175,6 +204,15 @@ fn methods_of_the_agent_answer_as_in_the_field() {
     let mut unpacked = String::new();
     flate2::read::GzDecoder::new(&packed[..]).read_to_string(&mut unpacked).unwrap();
     assert_eq!(unpacked, text);
+    // The runtime's own log is the agent's, as the field asks for it; and all are all.
+    let mut own = json!({"schemaVersion": "1.0", "items": {"id": "edgeAgent"}, "contentType": "json"});
+    let answer = agent(&mut backend, "GetModuleLogs", own.clone());
+    let lines = answer["payload"][0]["payload"].as_str().unwrap();
+    assert!(lines.contains("instance=scribe/1 status=running") && lines.contains("\"id\":\"edgeAgent\""), "{answer}");
+    own["items"]["id"] = "all".into();
+    let answer = agent(&mut backend, "GetModuleLogs", own);
+    let ids: Vec<&Value> = answer["payload"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
+    assert_eq!(ids, ["edgeAgent", "scribe"], "{answer}");
     let answer = backend.method("d1", "$edgeHub", "nothing", &Value::Null);
     assert_eq!(answer["status"], 404, "{answer}");
     // The same without the cloud.

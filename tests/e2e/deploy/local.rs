@@ -189,6 +189,31 @@ fn a_dry_run_tells_all_and_does_nothing() {
 }
 
 #[test]
+fn a_dry_run_tells_of_twins_and_needs_no_runtime() {
+    let mut device = device();
+    device.start();
+    let mut one = module("filter");
+    one["settings"]["createOptions"] = json!({"Cmd": ["x"]}).to_string().into();
+    let good = manifest(json!({"a": one}), json!({"r": TO_A}));
+    // A twin takes no such property; that is told as well.
+    let mut bad = good.clone();
+    bad["modulesContent"]["a"] = json!({"properties.desired": {"a.b": 1}});
+    let file = write(&device, "typed.json", &bad);
+    let ran = device.skerry(&["deploy", "--dry-run", &file]);
+    assert!(ran.code == Some(1) && ran.out.contains("refused: a.properties.desired: "), "{ran:?}");
+    // What everything in it means can be asked for where nothing runs.
+    device.stop();
+    let ran = device.skerry(&["deploy", "--dry-run", &file]);
+    assert!(ran.code == Some(1) && ran.out.contains("refused: a.properties.desired: "), "{ran:?}");
+    let file = write(&device, "typed.json", &good);
+    let ran = device.skerry(&["deploy", "--dry-run", &file]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.contains("createOptions.Cmd") && ran.out.contains("what would be done is not known: "), "{ran:?}");
+    let ran = device.skerry(&["deploy", &file]);
+    assert!(ran.code == Some(1) && ran.err.contains("no skerry is running there"), "{ran:?}");
+}
+
+#[test]
 fn what_is_wrong_with_a_file_is_told_where_it_is_typed() {
     let mut device = device();
     std::fs::write(device.path("deployment.json"), "{\"modulesContent\": ").unwrap();

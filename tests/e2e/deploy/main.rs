@@ -2,6 +2,8 @@
 //! Every test has a device of its own.
 
 mod cloud;
+mod kills;
 mod local;
+mod many;
 mod registry;
 mod update;

@@ -62,6 +62,12 @@ fn rolls_back(fault: &str, window: &str, reason: &str) {
     device.wait_book("scribe", "the last", |line| line["body"]["seq"] == 399);
     device.wait_count("scribe", "pending", 0);
     all_in_order(&device, 400);
+    // Not one is counted as anything but delivered.
+    device.wait_count("scribe", "delivered", 400);
+    let queue = device.queue("scribe").unwrap_or_default();
+    for lost in ["expired", "evicted", "deadLettered", "removed"] {
+        assert_eq!(queue[lost], 0, "{lost} in {queue}");
+    }
 }
 
 #[test]
@@ -77,6 +83,11 @@ fn an_image_that_hangs_goes_again() {
 #[test]
 fn an_image_that_fails_after_five_seconds_goes_again() {
     rolls_back("later", "20s", "five seconds are over");
+}
+
+#[test]
+fn an_image_that_says_it_is_unhealthy_goes_again() {
+    rolls_back("ill", "10s", "unhealthy: the pen is dry");
 }
 
 #[test]

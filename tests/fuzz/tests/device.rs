@@ -7,6 +7,7 @@ use skerry_fuzz::{fuzz, fuzz_text};
 use skerry_runtime::io::store::probe;
 use skerry_runtime::io::{elf, image};
 use skerry_runtime::logic::block::{Block, BlockWriter, Goes};
+use skerry_runtime::logic::redact::Redactor;
 use skerry_runtime::logic::{message_json, routing};
 use skerry_runtime::model::endpoint::Source;
 use skerry_runtime::model::time::{Age, Wall};
@@ -100,6 +101,27 @@ fn images() {
     fuzz("images", &[head, b"\x7fELF\x02\x01\x01"], |bytes| {
         let _ = elf::read(bytes).is_ok();
         let _ = image::parse(bytes).is_ok();
+    });
+}
+
+/// A secret that is known is in nothing that comes out, whatever goes in.
+#[test]
+fn secrets() {
+    const SECRET: &str = "hunter2-and-more";
+    let good = [
+        "[provisioning]\nconnection_string = \"HostName=h;SharedAccessKey=hunter2-and-more\" # hunter2-and-more\n",
+        "[m.x.env]\nA = 'hunter2-and-more'\nb = { password = \"\"\"hunter2-and-more\n\"\"\" }\n",
+        "{\"createOptions\": \"{\\\"Env\\\":[\\\"A=hunter2-and-more\\\"]}\", \"said\": \"hunter2-and-more\"}",
+        "Authorization: Bearer hunter2-and-more\nhttps://me:hunter2-and-more@host/?sig=hunter2-and-more",
+    ];
+    fuzz_text("secrets", &good, |text| {
+        let mut redactor = Redactor::default();
+        redactor.know(SECRET.as_bytes());
+        let mut shown = vec![redactor.text(text), redactor.toml(text)];
+        if let Ok(json) = serde_json::from_str::<serde_json::Value>(text) {
+            shown.push(redactor.json(&json).to_string());
+        }
+        assert!(shown.iter().all(|text| !text.contains(SECRET)), "{shown:?}");
     });
 }
 

@@ -4,6 +4,7 @@
 mod cloud;
 mod figures;
 mod hop;
+mod instances;
 mod mosquitto;
 mod mqtt;
 mod ours;
@@ -43,13 +44,14 @@ pub enum Better {
 /// A measurement: its name for `--only`, and what makes one or more figures of it.
 type Measurement = (&'static str, fn(&Setting) -> Result<Vec<Figure>, String>);
 
-const MEASUREMENTS: [Measurement; 21] = [
+const MEASUREMENTS: [Measurement; 22] = [
     ("hop_256", hop::hop_256),
     ("hop_1k", hop::hop_1k),
     ("hop_16k", hop::hop_16k),
     ("fanout_8", hop::fanout_8),
     ("echo_256", figures::echo_256),
     ("idle_pss", figures::idle_pss),
+    ("instances_100", instances::instances_100),
     ("start_ms", figures::start_ms),
     ("idle_writes", figures::idle_writes),
     ("store_256", store::store_256),

@@ -43,6 +43,9 @@ impl<'a> FromHost<'a> {
             FromHost::Pong { n } => {
                 w.kind(kind::PONG).u64(n);
             }
+            FromHost::Health { text } => {
+                w.kind(kind::HEALTH).text(text);
+            }
             FromHost::Stopped => {
                 w.kind(kind::STOPPED);
             }
@@ -97,6 +100,7 @@ impl<'a> FromHost<'a> {
             kind::LOG => FromHost::Log { level: r.u8()?, time_ms: r.u64()? as i64, target: r.text()?, text: r.text()? },
             kind::FAILED => FromHost::Failed { kind: r.tag(failure_from)?, text: r.text()? },
             kind::PONG => FromHost::Pong { n: r.u64()? },
+            kind::HEALTH => FromHost::Health { text: r.text()? },
             kind::STOPPED => FromHost::Stopped,
             kind::PANICKED => FromHost::Panicked { delivery: r.u64()?, text: r.text()? },
             other => return Err(FrameError::Kind(other)),

@@ -47,6 +47,7 @@ fn from_host() -> Vec<FromHost<'static>> {
         FromHost::Log { level: 3, time_ms: 1, target: "t", text: "x" },
         FromHost::Failed { kind: FailureKind::Start, text: "x" },
         FromHost::Pong { n: 1 },
+        FromHost::Health { text: "no sensor" },
         FromHost::Stopped,
         FromHost::Panicked { delivery: 1, text: "x" },
     ]

@@ -42,6 +42,12 @@ pub fn check(args: &Check, check_route: RouteCheck) -> Outcome {
     Ok(!report.has_errors())
 }
 
+/// What `skerry check` would print, for people and for programs.
+pub fn report(args: &Check, check_route: RouteCheck) -> (String, String) {
+    let report = look(args, check_route);
+    (report.text(), report.json())
+}
+
 fn look(args: &Check, check_route: RouteCheck) -> Report {
     let mut report = Report::default();
     let loaded = config::load(&args.flags(), &Surroundings::look(), check_route);

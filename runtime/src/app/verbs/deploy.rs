@@ -4,11 +4,13 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Fault, Outcome, ask};
 use crate::app::cli::Deploy;
 use crate::app::table::{self, plain};
+use crate::logic::manifest;
+use crate::tasks::deployment;
 
 /// Bad news when the manifest would be refused.
 pub fn deploy(args: &Deploy) -> Outcome {
@@ -27,7 +29,11 @@ pub fn deploy(args: &Deploy) -> Outcome {
     }
     let files = args.file.iter().map(|file| read(file)).collect::<Result<Vec<Value>, Fault>>()?;
     let at = if args.dry_run { "/deployment?dryRun=true" } else { "/deployment" };
-    let answer = ask(&target.socket, "POST", at, Value::Array(files).to_string().into())?;
+    let answer = match ask(&target.socket, "POST", at, Value::Array(files.clone()).to_string().into()) {
+        // What everything in it means can be said on any machine.
+        Err(fault @ Fault::Unreachable { .. }) if args.dry_run => read_here(&files, &fault.to_string()),
+        answer => answer?,
+    };
     let refused = answer["refused"].as_str();
     if target.json {
         writeln!(io::stdout(), "{answer}")?;
@@ -35,6 +41,13 @@ pub fn deploy(args: &Deploy) -> Outcome {
         io::stdout().write_all(shown(&answer, args.dry_run).as_bytes())?;
     }
     Ok(refused.is_none())
+}
+
+/// As a runtime would answer that had nothing to compare it with.
+fn read_here(files: &[Value], why: &str) -> Value {
+    let (_, reading) = manifest::from_files(files);
+    let judged = reading.manifest.map_err(|refusal| refusal.message).and_then(|manifest| deployment::judge(&manifest));
+    json!({"dryRun": true, "refused": judged.err(), "notes": manifest::notes_json(&reading.notes), "steps": [], "unknown": why})
 }
 
 fn read(file: &Path) -> Result<Value, Fault> {
@@ -63,7 +76,9 @@ fn shown(answer: &Value, dry_run: bool) -> String {
         .iter()
         .map(|step| vec![text(&step["step"]), text(&step["module"]), text(&step["image"]), text(&step["problem"])])
         .collect();
-    if rows.is_empty() {
+    if let Some(why) = answer["unknown"].as_str() {
+        out += &format!("what would be done is not known: {}\n", plain(why));
+    } else if rows.is_empty() {
         out += "nothing is to be done: all modules are as they are asked for\n";
     } else {
         out += &table::render(&["STEP", "MODULE", "IMAGE", "PROBLEM"], &rows);

@@ -14,7 +14,8 @@ use crate::io::http::{Upload, escape};
 pub fn logs(args: &Logs) -> Outcome {
     let tail = args.tail.map(|tail| tail.to_string());
     let follow = args.follow.then_some("true");
-    let query = [("follow", follow), ("since", args.since.as_deref()), ("tail", tail.as_deref())];
+    let [since, until] = [&args.since, &args.until].map(|time| time.as_deref());
+    let query = [("follow", follow), ("since", since), ("until", until), ("tail", tail.as_deref())];
     watch(&args.target(), &path(&["modules", &args.module, "logs"]), &query, log_line)
 }
 

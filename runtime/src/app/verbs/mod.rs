@@ -111,6 +111,15 @@ pub fn finish(outcome: Outcome, json: bool) -> ExitCode {
     ExitCode::from(if matches!(fault, Fault::Usage(_)) { 2 } else { 1 })
 }
 
+/// One request with one answer of any kind, as it came.
+pub fn fetch(socket: &Path, target: &str) -> Result<Vec<u8>, Fault> {
+    let executor = Executor::new();
+    smol::block_on(executor.run(async {
+        let mut response = open(&executor, socket, "GET", target, Upload::Whole(Vec::new())).await?;
+        response.body.whole(ANSWER_BYTES_MAX).await.map_err(broken)
+    }))
+}
+
 /// One request with one JSON answer.
 pub fn ask(socket: &Path, method: &str, target: &str, body: Vec<u8>) -> Result<Value, Fault> {
     let executor = Executor::new();

@@ -21,7 +21,7 @@ use super::{Fault, LastClock, PENDING_BYTES, Store, salvage, sweep};
 use crate::logic::hub::Restored;
 
 /// The index. The first format had everything in it.
-const INDEX: &str = "store.redb";
+pub(super) const INDEX: &str = "store.redb";
 pub(super) const INDEX_NEW: &str = "store.redb.new";
 pub(super) const FORMAT_FILE: &str = "store.format";
 const FORMAT_FILE_NEW: &str = "store.format.new";

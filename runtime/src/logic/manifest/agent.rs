@@ -69,7 +69,7 @@ fn runtime(node: &Node<'_>, manifest: &mut Manifest) {
         version.ignore("there is no container engine here");
     }
     if let Some(options) = settings.child("loggingOptions") {
-        options.ignore("how module logs are kept is the device's: config.toml");
+        logging(&options);
     }
     for (name, node) in settings.child("registryCredentials").iter().flat_map(Node::children) {
         node.only(&["address", "username", "password"]);
@@ -83,6 +83,20 @@ fn runtime(node: &Node<'_>, manifest: &mut Manifest) {
         let password = Secret::new(password.as_bytes().to_vec());
         let _ = name;
         manifest.registries.push(RegistryCredentials { address, username, password });
+    }
+}
+
+/// What a container engine would be told of logs, as JSON in a text.
+fn logging(options: &Node<'_>) {
+    match options.value {
+        Value::String(text) if text.trim().is_empty() => {}
+        Value::String(text) if serde_json::from_str::<Map<String, Value>>(text).is_err() => {
+            options.refuse("it must hold a JSON object, as a text");
+        }
+        Value::String(_) | Value::Object(_) => {
+            options.ignore("how module logs are kept is the device's: [log] in config.toml")
+        }
+        _ => options.refuse("expected a text that holds JSON"),
     }
 }
 
@@ -162,9 +176,7 @@ fn written(node: &Node<'_>, settings: &Node<'_>) -> Map<String, Value> {
 fn settings_keys(settings: &Node<'_>) {
     for (key, child) in settings.children() {
         let piece = |name: &str| key.strip_prefix(name).is_some_and(|n| n.len() == 2 && n.parse::<u8>().is_ok());
-        if key == "digest" {
-            child.ignore("put the digest into the image reference: …@sha256:…, or …#sha256=…");
-        } else if !["image", "createOptions"].contains(&key) && !piece("image") && !piece("createOptions") {
+        if !["image", "createOptions", "digest"].contains(&key) && !piece("image") && !piece("createOptions") {
             child.ignore("not a key that is known here");
         }
     }
@@ -201,6 +213,19 @@ fn reference(settings: &Node<'_>) -> Option<Reference> {
         ));
         return None;
     }
+    let pinned = |reference: Reference| match settings.child("digest").filter(|digest| digest.value != "") {
+        None => Some(reference),
+        Some(digest) => match reference.pinned(digest.text()?) {
+            Ok(pinned) => {
+                digest.map("the image is this one and no other");
+                Some(pinned)
+            }
+            Err(why) => {
+                digest.refuse(&why);
+                None
+            }
+        },
+    };
     match Reference::parse(&text) {
         Ok(reference) => {
             node.map(match &reference {
@@ -209,7 +234,7 @@ fn reference(settings: &Node<'_>) -> Option<Reference> {
                 Reference::Https(_) => "fetched, and compared with its digest",
                 Reference::Oci(_) => "pulled from its registry; a container image there is refused",
             });
-            Some(reference)
+            pinned(reference)
         }
         Err(why) => {
             node.refuse(&why);

@@ -10,7 +10,7 @@ mod node;
 #[cfg(test)]
 mod tests;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::model::manifest::Manifest;
 use node::{Findings, Node};
@@ -32,6 +32,11 @@ pub struct Refusal {
     pub code: u16,
     /// One sentence, with the JSON path.
     pub message: String,
+}
+
+/// The notes, for who shows them.
+pub fn notes_json(notes: &[Note]) -> Value {
+    notes.iter().map(|n| json!({"verdict": n.verdict.word(), "path": n.path, "text": n.text})).collect()
 }
 
 /// The desired sections that a file sets, by identity.

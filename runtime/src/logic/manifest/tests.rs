@@ -139,6 +139,11 @@ fn what_is_written_arrives() {
     assert_eq!(spec.setup.health_window.map(|t| t.as_secs()), Some(7));
     assert_eq!(spec.setup.writable, [std::path::PathBuf::from("/srv")]);
     assert_eq!(spec.setup.devices, [std::path::PathBuf::from("/dev/null")]);
+    let digest = "0123456789abcdef".repeat(4);
+    let pinned = json!({"image": "reg.example/filter:1.2", "digest": format!("sha256:{}", digest.to_uppercase())});
+    sections["$edgeAgent"]["modules"]["m"]["settings"] = pinned;
+    let pinned = from_sections(&sections).manifest.expect("good").modules["m"].image.to_string();
+    assert_eq!(pinned, format!("oci://reg.example/filter@sha256:{digest}"));
     let route = &manifest.routes[0];
     assert_eq!((route.priority, route.ttl_secs), (Some(3), Some(9)));
     assert_eq!(manifest.ttl.map(|ttl| ttl.as_secs()), Some(7_200));

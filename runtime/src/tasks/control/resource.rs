@@ -68,7 +68,7 @@ impl Resource {
     pub(super) fn query_keys(&self) -> &'static [&'static str] {
         match self {
             Resource::Method(..) => &["timeout"],
-            Resource::Logs(_) => &["follow", "since", "tail"],
+            Resource::Logs(_) => &["follow", "since", "until", "tail"],
             Resource::Tap => &["from", "where"],
             Resource::Deployment => &["dryRun"],
             Resource::Images => &["reference"],
