@@ -222,8 +222,8 @@ pub fn message(answer: &Value) -> Option<String> {
 }
 
 fn is_full(answer: &Value) -> bool {
-    message(answer)
-        .is_some_and(|m| m.contains("MaximumModulesOnDeviceExceeded") || m.contains("400027") || m.contains("Quota"))
+    let words = ["TooManyModulesOnDevice", "MaximumModulesOnDeviceExceeded"];
+    message(answer).is_some_and(|said| words.iter().any(|word| said.contains(word)))
 }
 
 #[cfg(test)]
@@ -310,6 +310,10 @@ mod tests {
             last = at.0;
             assert_eq!(registration.request().method, "GET");
         }
+        let full = br#"{"Message":"ErrorCode:TooManyModulesOnDevice;at most 50"}"#;
+        registration.phase = Phase::Create;
+        let Outcome::Failed { why, .. } = registration.handle_answer(Mono(0), 413, full) else { panic!() };
+        assert!(why.contains("remove some there"), "{why}");
         let asked = |seconds| {
             let answer = start().handle_answer(Mono(0), 429, b"").asked_to_wait(Mono(0), Duration::from_secs(seconds));
             if let Outcome::Failed { at, .. } = answer { at } else { panic!() }

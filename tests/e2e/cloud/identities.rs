@@ -69,6 +69,19 @@ fn while_the_registry_is_away_messages_wait_and_one_line_says_so() {
     wait_stored(&cloud, ID, 1);
 }
 
+/// A device has so many identities in the hub and no more: told, and made as soon as one goes.
+#[test]
+fn a_hub_that_is_full_is_told() {
+    let cloud = cloud();
+    (0..50).for_each(|n| tell(&cloud, Command::Make { identity: format!("d1/other{n}") }));
+    let device = device(&cloud);
+    let line = device.one_line("identity module=scribe status=missing");
+    assert!(line.contains("as many module identities as the hub allows; remove some there"), "{line}");
+    // The runtime's own two want a place as well.
+    (0..3).for_each(|n| tell(&cloud, Command::Remove { identity: format!("d1/other{n}") }));
+    wait_connected(&cloud, ID);
+}
+
 #[test]
 fn a_wrong_key_of_the_device_is_told() {
     let cloud = cloud();

@@ -166,7 +166,6 @@ impl Hub {
     /// A message of `link`. The answer comes as `Settled` with its ticket, perhaps in this very call.
     pub fn publish(&mut self, now: Now, ix: LinkIx, sent: Sent<'_>) -> Result<(), Fault> {
         let Sent { ticket, output, record: bytes, parents, .. } = sent;
-        let credit = self.config.credit_messages;
         let link = self.link_mut(ix).ok_or(Fault::Closed)?;
         if ticket != link.next_ticket {
             return Err(Fault::Ticket { expected: link.next_ticket, got: ticket });

@@ -1,8 +1,7 @@
 //! What a session waits for, and what happens when that time has come. Must never let two things be due in one step: after the first
 //! the second may belong to a connection that is gone.
 
-use super::{Action, DRAIN_MS, Phase, Session};
-use crate::logic::backoff::Failure;
+use super::{Action, DRAIN_MS, Failure, Phase, Session};
 use crate::logic::mqtt;
 use crate::model::time::Mono;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::cloud::{Peer, Section};
+use super::iot_hub::{Peer, Section};
 use super::plan::Plan;
 use crate::logic::dialect;
 use crate::logic::hub::{Ending, Hub, LinkIx, Sent};

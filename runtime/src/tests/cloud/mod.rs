@@ -2,8 +2,8 @@
 //! that checks what it is told on the other, and a network between them that is slow, silent, and breaks. One number decides everything:
 //! faults first, then calm; then both sides must agree. `cargo xtask sim` runs many.
 
-mod cloud;
 mod end;
+mod iot_hub;
 mod packets;
 mod plan;
 mod wire;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::cloud::{At, Cloud, Peer, Section, Side};
 use super::end::{End, OUTPUTS, settle};
+use super::iot_hub::{At, Cloud, Peer, Section, Side};
 use super::plan::Plan;
 use super::wire::Wire;
 use crate::io::clock::TimeFloor;
@@ -367,11 +367,11 @@ impl World {
     }
 
     pub fn judge(&self) {
-        for ix in 0..NAMES.len() {
+        for (ix, name) in NAMES.iter().enumerate() {
             let (end, peer) = (&self.ends[ix], &self.cloud.peers[ix]);
             for output in OUTPUTS {
                 let arrived = peer.arrived.get(output).map_or(&[][..], Vec::as_slice);
-                assert!(arrived.is_sorted(), "{output} of {} is out of order: {arrived:?}", NAMES[ix]);
+                assert!(arrived.is_sorted(), "{output} of {name} is out of order: {arrived:?}");
             }
             self.judge_missing(ix);
             if !self.is_there(ix) {
