@@ -277,14 +277,34 @@ impl Hub {
         }
         let count = link.queues.len();
         let mut turn = link.turn;
-        while self.link(ix).is_some_and(|l| l.has_room(self.config.memory_bytes)) {
+        while self.link(ix).is_some_and(|l| l.has_room(self.config.memory_bytes, self.has_plenty())) {
             let Some(queue) = self.pick(ix, &mut turn, count, now) else { break };
             self.deliver_one(now, ix, queue);
         }
+        let plenty = self.has_plenty();
         if let Some(link) = self.link_mut(ix) {
             link.turn = turn;
+            let starved = !plenty && link.deferred > 0;
+            self.starved |= starved;
         }
         self.mark_output(ix);
+    }
+
+    /// Half of the memory is free, which is not what is lent to senders but as much.
+    fn has_plenty(&self) -> bool {
+        self.entries.bytes() < self.config.memory_bytes / 2
+    }
+
+    /// Whoever got nothing more for want of memory is looked at again when there is some.
+    pub(super) fn feed_starved(&mut self) {
+        if self.starved && self.has_plenty() {
+            self.starved = false;
+            for ix in 0..self.links.len() {
+                if self.links[ix].as_ref().is_some_and(|link| link.deferred > 0) {
+                    self.mark_dirty(LinkIx(ix as u32));
+                }
+            }
+        }
     }
 
     fn pick(&self, ix: LinkIx, turn: &mut usize, count: usize, now: Now) -> Option<QueueIx> {
