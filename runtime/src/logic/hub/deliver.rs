@@ -310,7 +310,9 @@ impl Hub {
     fn pick(&self, ix: LinkIx, turn: &mut usize, count: usize, now: Now) -> Option<QueueIx> {
         let link = self.link(ix)?;
         let ready = |q: &QueueIx| self.queues[*q as usize].can_deliver(now.mono);
-        let best = link.queues.iter().copied().find(ready)?;
+        // One that waits for a commit of its own is not passed by: that takes no longer than the commit.
+        let held = |q: &QueueIx| self.queues[*q as usize].evicting && !self.queues[*q as usize].head.is_empty();
+        let best = link.queues.iter().copied().find(|q| ready(q) || held(q)).filter(|q| !held(q))?;
         let priority = self.queues[best as usize].priority;
         for step in 1..=count {
             let queue = link.queues[(*turn + step) % count];

@@ -140,7 +140,7 @@ impl World {
             self.ids.insert(row.id, queue);
         }
         let open: BTreeSet<(Q, Uid)> = self.picture.open.keys().map(|(id, uid)| (self.ids[id], *uid)).collect();
-        self.oracle.age = age;
+        self.oracle.younger_again(age);
         self.oracle.begin(rows, &open);
         self.trace.note(&[open.len() as u64, age.0]);
     }
