@@ -121,8 +121,8 @@ async fn serve(
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
     log_start(&config);
     let control_socket = config.control_socket.clone();
-    let proved = Rc::new(Proved::open(&config.state_folder));
-    let pulls = Pulls::new(images.clone(), &config, Rc::clone(&proved), Arc::clone(&certain));
+    let proved = Arc::new(Proved::open(&config.state_folder));
+    let pulls = Pulls::new(images.clone(), &config, Arc::clone(&proved), Arc::clone(&certain));
     let (logs, log_thread) = start_logs(&config)?;
     let world = Rc::new(World {
         keys: Keys::new(&config.state_folder),

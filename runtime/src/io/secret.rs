@@ -2,14 +2,15 @@
 //! others can read.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::store::{Disk, Folder, put_whole};
 use crate::model::identity::Secret;
 
 const KEY_BYTES: usize = 32;
@@ -129,25 +130,51 @@ impl Keys {
         }
     }
 
-    /// Under a temporary name first: half a key would be refused for ever.
     fn make(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let mut key = vec![0; KEY_BYTES];
-        SystemRandom::new().fill(&mut key).map_err(|_| io::Error::other("the system gives no random numbers"))?;
-        fs::create_dir_all(&self.folder)?;
-        let temporary = path.with_extension("new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&key)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        fs::File::open(&self.folder)?.sync_all()?;
-        Ok(key)
+        let folder = Folder::private(self.folder.clone())?;
+        let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidFilename)?;
+        make_key(&folder, name)
     }
+}
+
+/// Never half of one: that would be refused for ever. And never one that a power cut takes back: the hub may know it by then.
+fn make_key(folder: &dyn Disk, name: &str) -> io::Result<Vec<u8>> {
+    let mut key = vec![0; KEY_BYTES];
+    SystemRandom::new().fill(&mut key).map_err(|_| io::Error::other("the system gives no random numbers"))?;
+    put_whole(folder, name, &format!("{name}.new"), &key)?;
+    Ok(key)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::store::tests::disk::{Dice, SimDisk, Trouble};
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_key_that_was_given_out_survives_every_cut_and_half_a_key_none() {
+        let mut given_out = 0;
+        for seed in 0..400 {
+            let (disk, mut dice) = (SimDisk::new(1 << 20), Dice(seed));
+            make_key(&disk, "before.key").unwrap();
+            disk.expect(Some(Trouble::CutAtOperation(dice.roll(8))));
+            let made = make_key(&disk, "m.key");
+            disk.power_up(&mut dice);
+            let read = |name: &str| {
+                let file = disk.open(name).ok()?;
+                let mut bytes = vec![0; file.len().unwrap() as usize];
+                file.read(0, &mut bytes).unwrap();
+                Some(bytes)
+            };
+            assert!(read("before.key").is_some_and(|key| key.len() == KEY_BYTES));
+            match made {
+                Ok(key) => assert_eq!(read("m.key"), Some(key), "seed {seed}"),
+                Err(_) => assert!(read("m.key").is_none_or(|key| key.len() == KEY_BYTES), "seed {seed}"),
+            }
+            given_out += u32::from(read("m.key").is_some());
+        }
+        assert!((100..390).contains(&given_out), "{given_out} of 400: it is cut before, in the midst and after");
+    }
 
     #[test]
     fn a_key_is_made_once_kept_close_and_refused_when_open() {

@@ -52,7 +52,8 @@ pub const METHOD_NAME_MAX: usize = 100;
 pub const METHOD_WAIT_MAX: Duration = Duration::from_secs(300);
 /// Method calls from the cloud that one module may have open, and calls of other modules that it may have open itself.
 pub const METHODS_MAX: usize = 16;
-/// Messages that one module may hold deferred; then it gets no more until it completes some.
+/// Messages that one module may hold deferred; then it gets no more until it completes some. Also when half of the memory is in
+/// use, since they stay in it.
 pub const DEFERRED_MAX: usize = 65_536;
 /// Uncompressed bytes of one block row. Larger rows amortise a commit better, but cost memory when read back.
 pub const BLOCK_BYTES: usize = 256 * 1024;

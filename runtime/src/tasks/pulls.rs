@@ -24,7 +24,7 @@ pub struct Pulls {
     images: Images,
     /// Who may run.
     policy: ImagesConfig,
-    proved: Rc<Proved>,
+    proved: Arc<Proved>,
     config: PullsConfig,
     proxy: Option<Proxy>,
     floor: Arc<TimeFloor>,
@@ -71,7 +71,7 @@ pub struct Got {
 }
 
 impl Pulls {
-    pub fn new(images: Images, config: &Config, proved: Rc<Proved>, floor: Arc<TimeFloor>) -> Pulls {
+    pub fn new(images: Images, config: &Config, proved: Arc<Proved>, floor: Arc<TimeFloor>) -> Pulls {
         let (policy, proxy, config) = (config.images.clone(), config.cloud.proxy.clone(), config.pulls.clone());
         Pulls {
             images,

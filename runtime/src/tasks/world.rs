@@ -36,7 +36,7 @@ pub struct World {
     pub board: Board,
     pub images: Images,
     pub pulls: super::pulls::Pulls,
-    pub proved: Rc<Proved>,
+    pub proved: Arc<Proved>,
     /// Absent: what modules log is in memory only.
     pub logs: Option<super::log_writer::LogWriter>,
     pub own_log: super::own_log::OwnLog,
@@ -157,9 +157,16 @@ impl World {
         if older && !self.config.images.allow_rollback {
             return;
         }
-        if let Err(error) = self.proved.set(&image.name, &image.version) {
-            log::warn!("image={} version={} is not noted as one that ran well: {error}", image.name, image.version);
+        if !self.proved.set(&image.name, &image.version) {
+            return;
         }
+        let (proved, name, version) = (Arc::clone(&self.proved), image.name.clone(), image.version.clone());
+        let noting = async move {
+            if let Err(error) = smol::unblock(move || proved.write()).await {
+                log::warn!("image={name} version={version} is not noted as one that ran well: {error}");
+            }
+        };
+        self.executor.spawn(noting).detach();
     }
 
     /// How an instance runs: as its manifest says, and else as this device has it.

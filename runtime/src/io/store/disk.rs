@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,10 +35,21 @@ pub trait DiskFile: Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
 }
 
+/// A file that is whole under its name, or not there: under a temporary name, synced, renamed, folder synced.
+pub fn put_whole(disk: &dyn Disk, name: &str, temporary: &str, bytes: &[u8]) -> io::Result<()> {
+    let file = disk.create(temporary)?;
+    file.write(0, bytes)?;
+    file.sync()?;
+    disk.rename(temporary, name)?;
+    disk.sync()
+}
+
 /// A folder of the file system, held by one process at a time.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    /// Of files that are made.
+    mode: u32,
     /// Locked for as long as they are open: the folder, and the index, which is what an earlier release locks.
     _locks: Vec<File>,
 }
@@ -52,7 +63,17 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        Ok(Folder { path, _locks: locks })
+        Ok(Folder { path, mode: 0o666, _locks: locks })
+    }
+
+    /// Held by nobody, with files that nobody else may read. Made if it is not there.
+    pub fn private(path: PathBuf) -> io::Result<Folder> {
+        if !path.is_dir() {
+            fs::create_dir_all(&path)?;
+            // What is in a folder is only as safe as its name.
+            path.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())?;
+        }
+        Ok(Folder { path, mode: 0o600, _locks: Vec::new() })
     }
 }
 
@@ -83,7 +104,8 @@ impl Disk for Folder {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let path = self.path.join(name);
-        Ok(Arc::new(File::options().read(true).write(true).create(true).truncate(true).open(path)?))
+        let mut options = File::options();
+        Ok(Arc::new(options.read(true).write(true).create(true).truncate(true).mode(self.mode).open(path)?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -29,7 +29,7 @@ use crate::logic::block::Block;
 use crate::logic::hub::{BlockWrite, Commit, LoadRequest, LoadedBlock, LoadedMessage, RowWrite, Wrote};
 use crate::model::time::{Age, Mono, Wall};
 pub use dead::{DeadSums, Letter};
-use disk::Disk;
+pub use disk::{Disk, Folder, put_whole};
 use head::{CaughtUp, Head, Pending};
 use log::Log;
 pub use look::{Look, look};

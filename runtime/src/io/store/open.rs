@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use redb::DatabaseError;
 
-use super::disk::{Disk, Folder};
+use super::disk::{Disk, Folder, put_whole};
 use super::head::{CaughtUp, Head, Pending};
 use super::log::{Found, Log, Replayed};
 use super::room::{Quota, Used};
@@ -286,11 +286,7 @@ pub(super) fn make_index(
 /// Beside the store, its format once more as text: redb writes to a file as soon as it opens it, and a newer store is
 /// to be left alone to the byte.
 fn write_format(disk: &dyn Disk) -> io::Result<()> {
-    let file = disk.create(FORMAT_FILE_NEW)?;
-    file.write(0, format!("{FORMAT}\n").as_bytes())?;
-    file.sync()?;
-    disk.rename(FORMAT_FILE_NEW, FORMAT_FILE)?;
-    disk.sync()
+    put_whole(disk, FORMAT_FILE, FORMAT_FILE_NEW, format!("{FORMAT}\n").as_bytes())
 }
 
 fn stated_format(disk: &dyn Disk) -> Option<u32> {

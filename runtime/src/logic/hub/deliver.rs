@@ -296,20 +296,42 @@ impl Hub {
         }
         let count = link.queues.len();
         let mut turn = link.turn;
-        while self.link(ix).is_some_and(|l| l.has_room(self.config.memory_bytes)) {
+        while self.link(ix).is_some_and(|l| l.has_room(self.config.memory_bytes, self.has_plenty())) {
             let Some(queue) = self.pick(ix, &mut turn, count, now) else { break };
             self.deliver_one(now, ix, queue);
         }
+        let plenty = self.has_plenty();
         if let Some(link) = self.link_mut(ix) {
             link.turn = turn;
+            let starved = !plenty && link.deferred > 0;
+            self.starved |= starved;
         }
         self.mark_output(ix);
+    }
+
+    /// Half of the memory is free, which is not what is lent to senders but as much.
+    fn has_plenty(&self) -> bool {
+        self.entries.bytes() < self.config.memory_bytes / 2
+    }
+
+    /// Whoever got nothing more for want of memory is looked at again when there is some.
+    pub(super) fn feed_starved(&mut self) {
+        if self.starved && self.has_plenty() {
+            self.starved = false;
+            for ix in 0..self.links.len() {
+                if self.links[ix].as_ref().is_some_and(|link| link.deferred > 0) {
+                    self.mark_dirty(LinkIx(ix as u32));
+                }
+            }
+        }
     }
 
     fn pick(&self, ix: LinkIx, turn: &mut usize, count: usize, now: Now) -> Option<QueueIx> {
         let link = self.link(ix)?;
         let ready = |q: &QueueIx| self.queues[*q as usize].can_deliver(now.mono);
-        let best = link.queues.iter().copied().find(ready)?;
+        // One that waits for a commit of its own is not passed by: that takes no longer than the commit.
+        let held = |q: &QueueIx| self.queues[*q as usize].evicting && !self.queues[*q as usize].head.is_empty();
+        let best = link.queues.iter().copied().find(|q| ready(q) || held(q)).filter(|q| !held(q))?;
         let priority = self.queues[best as usize].priority;
         for step in 1..=count {
             let queue = link.queues[(*turn + step) % count];

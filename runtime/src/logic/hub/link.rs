@@ -97,8 +97,9 @@ impl Link {
         !self.closed && !self.outputs.is_empty()
     }
 
-    /// `memory_bytes` is the hub's whole; what flies may take an eighth of it.
-    pub fn has_room(&self, memory_bytes: u64) -> bool {
+    /// `memory_bytes` is the hub's whole; what flies may take an eighth of it. What was put aside stays in memory, so with that
+    /// it is given more only while there is `plenty`.
+    pub fn has_room(&self, memory_bytes: u64, plenty: bool) -> bool {
         let (messages, bytes) = match self.upstream {
             Some(_) => (UPSTREAM_WINDOW_MESSAGES, UPSTREAM_WINDOW_BYTES),
             None => (WINDOW_MESSAGES, WINDOW_BYTES),
@@ -106,6 +107,7 @@ impl Link {
         self.flying < messages
             && self.flying_bytes < bytes.min(memory_bytes / 8)
             && self.deferred < crate::model::limits::DEFERRED_MAX
+            && (plenty || self.deferred == 0)
     }
 
     pub fn flight(&mut self, delivery: u64) -> Option<&mut Flight> {

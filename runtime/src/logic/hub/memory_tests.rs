@@ -123,6 +123,61 @@ fn a_backlog_on_disk_leaves_nothing_in_memory() {
     assert!(play.hub.overview().memory_bytes < 256 * 1024);
 }
 
+/// As a module does that makes a sum of a long time.
+#[test]
+fn what_a_module_puts_aside_is_bounded_by_memory_too() {
+    let (mut play, mut disk) = (Play::with(to_each(2), Restored::default()), Disk::new(0));
+    play.hub.config.memory_bytes = 1024 * 1024;
+    let link = play.open("a");
+    let mut ticket = 0;
+    for _ in 0..100 {
+        for _ in 0..50 {
+            ticket += 1;
+            send(&mut play, link, ticket, 1_000, false);
+        }
+        play.see(link);
+        commit(&mut play, &mut disk);
+    }
+    let (hoarder, other) = (play.open("m0"), play.open("m1"));
+    let (mut aside, mut done, mut seen) = (Vec::new(), 0, 0);
+    for round in 0..3_000 {
+        for consumer in [hoarder, other] {
+            for got in play.see(consumer) {
+                let Seen::Got { id, .. } = got else { continue };
+                if consumer == hoarder {
+                    play.complete(hoarder, id, Completion::Deferred);
+                    aside.push(id);
+                } else {
+                    play.complete(other, id, Completion::Done);
+                    seen += 1;
+                }
+            }
+            while let Some(request) = play.hub.poll_load() {
+                let loaded = disk.load(&request);
+                play.hub.handle_loaded(play.now(), request, loaded);
+            }
+        }
+        let used = play.hub.overview().memory_bytes;
+        assert!(used < 1024 * 1024 * 3 / 4, "{used} bytes, {} of them put aside", aside.len() * 1_160);
+        if round > 1_000 {
+            // Its sum is made: some go, and others come.
+            let few = aside.len().min(100);
+            done += few as u64;
+            aside.drain(..few).for_each(|id| play.complete(hoarder, id, Completion::Done));
+        } else if round == 1_000 {
+            assert!(aside.len() > 300, "it is given {}, as many as there is memory for", aside.len());
+            assert_eq!(seen, ticket, "the other is not held up");
+        }
+        if round % 20 == 0 {
+            commit(&mut play, &mut disk);
+        }
+        if done == ticket {
+            return;
+        }
+    }
+    panic!("{done} of {ticket}");
+}
+
 /// `a` to a hundred consumers, one property each.
 fn to_each(consumers: u32) -> RouteTable {
     let route = |n: u32| {

@@ -164,6 +164,8 @@ pub struct Hub {
     links: Vec<Option<Box<Link>>>,
     /// Links among which the memory for senders is shared out.
     borrowers: u32,
+    /// A link with messages put aside was given no more, since memory is short.
+    starved: bool,
     entries: Entries,
     /// Everything that is neither committed nor settled, oldest first.
     unsafes: List,
@@ -218,6 +220,7 @@ impl Hub {
             by_endpoint: HashMap::new(),
             links: Vec::new(),
             borrowers: 0,
+            starved: false,
             entries: Entries::default(),
             unsafes: List::new(Chain::Unsafe),
             next_seq: restored.next_seq,
@@ -267,6 +270,7 @@ impl Hub {
     /// Ends a batch of calls: delivers what can be delivered, and closes the frames that wait to be written.
     pub fn end_turn(&mut self, now: Now) {
         self.resolve_parents(now);
+        self.feed_starved();
         while let Some(ix) = self.dirty_links.pop() {
             if let Some(link) = self.link_mut(ix) {
                 link.in_dirty = false;

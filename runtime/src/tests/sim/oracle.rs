@@ -168,6 +168,15 @@ impl Oracle {
         }
     }
 
+    /// After a cut, with a clock that went back meanwhile, nobody knows of the time since the last commit: what was too old
+    /// then may not be so now, and comes behind what was delivered in its place.
+    pub fn younger_again(&mut self, age: Age) {
+        let before = std::mem::replace(&mut self.age, age);
+        for message in &mut self.messages {
+            message.doubtful |= message.targets.iter().any(|t| t.expiry <= before && t.expiry > age);
+        }
+    }
+
     /// A frame hands a message to its consumer. `better` are the consumer's queues of better priorities.
     pub fn delivered(&mut self, uid: Uid, queue: Q, attempts: u16) {
         let age = self.age;

@@ -49,7 +49,6 @@ pub struct World {
     /// Operations of the disk when the store had nothing left to do for the first time.
     pub quiet_at: Option<u64>,
     pub documents: u64,
-    pub largest_block: u64,
     pub trace: Trace,
 }
 
@@ -84,7 +83,6 @@ impl World {
             settled: Default::default(),
             quiet_at: None,
             documents: 0,
-            largest_block: 0,
             trace: Trace::default(),
         }
     }
@@ -142,7 +140,7 @@ impl World {
             self.ids.insert(row.id, queue);
         }
         let open: BTreeSet<(Q, Uid)> = self.picture.open.keys().map(|(id, uid)| (self.ids[id], *uid)).collect();
-        self.oracle.age = age;
+        self.oracle.younger_again(age);
         self.oracle.begin(rows, &open);
         self.trace.note(&[open.len() as u64, age.0]);
     }
@@ -183,8 +181,6 @@ impl World {
                 Picture::messages(&commit).iter().map(|(uid, id, at)| (*uid, *id, at.block, at.index)).collect();
             format!("commit {} with {adds:?}, {:?}, {:?}", commit.id, commit.rows, commit.queues)
         });
-        let largest = commit.blocks.iter().map(|b| b.bytes.len() as u64).max().unwrap_or(0);
-        self.largest_block = self.largest_block.max(largest);
         self.oracle.built(&commit, &self.picture, &self.ids, self.plan.evict);
         assert!(self.commit.is_none(), "two commits are under way");
         self.commit = Some(commit);
@@ -290,9 +286,9 @@ impl World {
         let overview = runtime.hub.overview();
         self.oracle.check_ledgers(&overview, self.plan.evict);
         let memory = self.plan.memory;
-        // What a block holds comes to memory at once, for each queue; a sender may overdraw by what one callback sends.
+        // Of each queue a few messages may be in memory even if it is short; a sender may overdraw by what one callback sends.
         let windows = 3 * (memory / 4 + 6 * (self.plan.body + 400)) + 3 * 40 * 160;
-        let most = memory + windows + 2 * self.largest_block * overview.queues.len() as u64;
+        let most = memory + windows + (4_096 + self.plan.body + 400) * overview.queues.len() as u64;
         assert!(overview.memory_bytes <= most, "{} bytes in memory, at most {most}", overview.memory_bytes);
         if overview.memory_bytes >= memory / 2 {
             self.oracle.queues.iter_mut().for_each(|q| q.may_lie_on_disk = true);
