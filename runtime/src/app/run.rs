@@ -120,7 +120,6 @@ async fn serve(
     let ((report, reports), (previews, previewed)) = (bounded(1), bounded(1));
     let (calls, call_queue) = bounded::<Call>(CALLS_MAX);
     log_start(&config);
-    let control_socket = config.control_socket.clone();
     let proved = Arc::new(Proved::open(&config.state_folder));
     let pulls = Pulls::new(images.clone(), &config, Arc::clone(&proved), Arc::clone(&certain));
     let (logs, log_thread) = start_logs(&config)?;
@@ -165,7 +164,7 @@ async fn serve(
     until_asked_to_end(&mut signals).await;
     // With the agent there, what has just stopped would be started again.
     drop((control, agent, reports, identities));
-    let _ = std::fs::remove_file(control_socket);
+    let _ = std::fs::remove_file(&world.config.control_socket);
     stop(&world, jobs).await;
     drop(world);
     let _ = storage.join();

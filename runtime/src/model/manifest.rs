@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::config::Limits;
+use super::config::{ImageRef, Limits};
 use super::reference::{PullPolicy, Reference, RegistryCredentials};
 
 /// What one deployment asks for.
@@ -37,6 +37,22 @@ pub struct ModuleSpec {
     pub setup: SetupSpec,
     /// `settings` and `env` as they were written, for the report.
     pub written: Map<String, Value>,
+}
+
+impl ModuleSpec {
+    /// Of a module that no manifest names.
+    pub fn plain(image: ImageRef, setup: SetupSpec) -> ModuleSpec {
+        ModuleSpec {
+            image: Reference::Named(image),
+            version: None,
+            running: true,
+            policy: RestartPolicy::Always,
+            startup_order: STARTUP_ORDER_DEFAULT,
+            pull: PullPolicy::OnCreate,
+            setup,
+            written: Map::new(),
+        }
+    }
 }
 
 /// What `startupOrder` is where nothing is said: last.

@@ -134,14 +134,14 @@ impl Agent {
         if modules.autostart {
             for image in self.dropins.images() {
                 let reference = ImageRef { name: image.name.clone(), version: None };
-                asked.insert(image.name.clone(), Rc::new(plain(reference, SetupSpec::default())));
+                asked.insert(image.name.clone(), Rc::new(ModuleSpec::plain(reference, SetupSpec::default())));
             }
         }
         for (name, instance) in &modules.instances {
             asked.remove(name);
             if instance.enabled {
                 let setup = SetupSpec { env: instance.env.clone(), ..SetupSpec::default() };
-                asked.insert(name.clone(), Rc::new(plain(instance.image.clone(), setup)));
+                asked.insert(name.clone(), Rc::new(ModuleSpec::plain(instance.image.clone(), setup)));
             }
         }
         asked
@@ -417,20 +417,6 @@ fn step_json(step: &Step, targets: &BTreeMap<String, Target>) -> Value {
     let target = targets.get(name);
     let image = target.and_then(|target| target.version.as_ref()).map(|(_, i)| format!("{}@{}", i.name, i.version));
     json!({"step": word, "module": name, "image": image, "problem": target.and_then(|target| target.problem.clone())})
-}
-
-/// A module without a manifest.
-fn plain(image: ImageRef, setup: SetupSpec) -> ModuleSpec {
-    ModuleSpec {
-        image: Reference::Named(image),
-        version: None,
-        running: true,
-        policy: RestartPolicy::Always,
-        startup_order: STARTUP_ORDER_DEFAULT,
-        pull: PullPolicy::OnCreate,
-        setup,
-        written: serde_json::Map::new(),
-    }
 }
 
 fn wanted(target: &Target) -> Wanted<Version> {

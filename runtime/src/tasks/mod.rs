@@ -37,6 +37,7 @@ pub mod tally;
 pub mod taps;
 pub mod traces;
 pub mod upstream;
+pub mod upstream_tally;
 pub mod views;
 pub mod wear;
 pub mod world;

@@ -13,13 +13,12 @@ use smol::channel::{Receiver, Sender, bounded};
 use super::board::Uplink;
 use super::methods;
 use super::port::Wire;
-use super::tally::Of;
+use super::upstream_tally::{Tallied, UPSTREAM};
 use super::world::World;
 use crate::io::dial::within;
 use crate::io::ws::{self, Connection, Dialler, Fault};
 use crate::logic::dialect;
 use crate::logic::hub::{Ending, LinkIx};
-use crate::logic::manifest::AGENT;
 use crate::logic::session::{Action, Event, Loss, Session};
 use crate::logic::twin_sync::{Request, TwinSync};
 use crate::model::limits::{METHOD_BYTES_MAX, METHOD_WAIT_MAX, METHODS_MAX};
@@ -32,9 +31,6 @@ const GOOD_BYE: Duration = Duration::from_secs(1);
 /// What a method of a module may take. The cloud knows how long its caller waits, and does not tell: an answer that is too late there is
 /// for nothing, and one that is cut off here would be wrong.
 const METHOD_TIMEOUT_MS: u32 = METHOD_WAIT_MAX.as_millis() as u32;
-
-/// The cloud in the labels of metrics.
-const UPSTREAM: &str = "upstream";
 
 /// A method's answer on its way to the cloud: topic and payload.
 type Answer = (String, Vec<u8>);
@@ -63,9 +59,7 @@ pub struct Upstream {
     answers: Receiver<Answer>,
     /// What was logged last, so that the same is not said again with every attempt.
     said: Option<String>,
-    /// Requests of the twin without an answer, and when they were sent.
-    asked: BTreeMap<u64, (Of, Mono)>,
-    lost_at: Option<Mono>,
+    tallied: Tallied,
     /// The same of the twin.
     said_of_twin: Option<String>,
 }
@@ -98,8 +92,7 @@ impl Upstream {
             answer,
             answers,
             said: None,
-            asked: BTreeMap::new(),
-            lost_at: None,
+            tallied: Tallied::default(),
             said_of_twin: None,
         }
     }
@@ -318,11 +311,7 @@ impl Upstream {
             self.uplink.twin_in_step.set(self.twin.is_in_step(twin));
             request
         };
-        match &request {
-            Some(Request::Get { rid }) => drop(self.asked.insert(*rid, (Of::TwinRead, now))),
-            Some(Request::Report { rid, .. }) => drop(self.asked.insert(*rid, (Of::Reported, now))),
-            None => {}
-        }
+        request.iter().for_each(|request| self.tallied.asked(request, now));
         match request {
             Some(Request::Get { rid }) => self.session.request(now, &dialect::twin_get_topic(rid), b" "),
             Some(Request::Report { rid, patch }) => {
@@ -365,7 +354,7 @@ impl Upstream {
                 self.world.port.turn(|hub, now| hub.give_up(now, link, delivery, &reason));
             }
             Event::TwinAnswer { rid, status, body, .. } => {
-                self.tally_twin(now, rid, status < 300);
+                self.tallied.answered(&self.world.board.tally, &self.uplink, rid, status, now);
                 self.twin_changed(&client, |sync, twin| sync.handle_answer(now, twin, rid, status, &body));
             }
             Event::Desired { version, body } => {
@@ -375,20 +364,9 @@ impl Upstream {
         }
     }
 
-    fn tally_twin(&mut self, now: Mono, rid: u64, good: bool) {
-        let Some((of, asked)) = self.asked.remove(&rid) else { return };
-        let tally = &self.world.board.tally;
-        tally.took(of, &[UPSTREAM, &self.uplink.identity], now.since(asked));
-        if of == Of::TwinRead && self.uplink.module == AGENT {
-            tally.count(if good { Of::Sync } else { Of::FailedSync }, &[]);
-        }
-    }
-
     fn up(&mut self, client: &str) {
         let now = self.world.port.now();
-        if let Some(lost) = self.lost_at.take() {
-            self.world.board.tally.time(Of::Offline, &[client], now.mono.since(lost));
-        }
+        self.tallied.up(&self.world.board.tally, client, now.mono);
         self.uplink.connected.set(true);
         self.uplink.since.set(now.wall);
         self.uplink.connects.set(self.uplink.connects.get() + 1);
@@ -404,17 +382,10 @@ impl Upstream {
     /// One line for one reason, however often it is met.
     fn down(&mut self, client: &str, why: Option<String>, retry_in_ms: u64) {
         let was_connected = self.uplink.connected.replace(false);
-        let given_up = self.asked.len();
-        self.asked.clear();
-        if self.uplink.module == AGENT {
-            (0..given_up).for_each(|_| self.world.board.tally.count(Of::FailedSync, &[]));
+        if why.is_some() {
+            self.tallied.down(&self.world.board.tally, client, was_connected, self.world.port.now().mono);
         }
-        if was_connected && why.is_some() {
-            self.lost_at = Some(self.world.port.now().mono);
-            self.world.board.tally.count(Of::Offline, &[client]);
-        } else if why.is_some() {
-            self.world.board.tally.count(Of::Retry, &[client, "connect"]);
-        }
+        self.tallied.given_up(&self.world.board.tally, &self.uplink);
         self.uplink.since.set(self.world.port.now().wall);
         let Some(why) = why else { return };
         let level = if self.said.as_ref() == Some(&why) { log::Level::Debug } else { log::Level::Warn };

@@ -150,6 +150,36 @@ fn a_callback_that_hangs_is_seen_and_dies_with_the_link() {
     assert_eq!(run.ended(), Ended::Code(71));
 }
 
+/// What counts as a hang is one callback that lasts, or a host that is silent; who waits for credit is neither.
+#[test]
+fn a_wait_for_credit_is_no_hang() {
+    let state = State::new();
+    let mut run = Run::started(&state);
+    (1..=20).for_each(|id| run.deliver(id, "x"));
+    let published = |run: &mut Run, count: usize| {
+        let mut seen = 0;
+        while seen < count {
+            seen += usize::from(run.next().starts_with("publish "));
+        }
+    };
+    // The window of 16, and the one that overdraws it. Nothing of it is safe, so the next one waits.
+    published(&mut run, 17);
+    for n in 1..=3 {
+        run.say(&ToHost::Ping { n });
+        loop {
+            let frame = run.next();
+            assert!(!frame.starts_with("publish "), "it did not wait: {frame}");
+            if frame == format!("Pong {{ n: {n} }}") {
+                break;
+            }
+        }
+        let page = run.host.status.read().unwrap();
+        assert!(n == 1 || (page.delivery, page.callback_started_ms) == (0, 0), "{page:?}");
+    }
+    run.say(&ToHost::Settled { first: 1, count: 17, outcome: skerry_abi::Outcome::Delivered, reason: "" });
+    published(&mut run, 3);
+}
+
 #[test]
 fn memory_beyond_the_limit_ends_the_instance_alone() {
     let state = State::new();

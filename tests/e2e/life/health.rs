@@ -1,7 +1,7 @@
 //! Modules that say of themselves that they are not well: told, and started anew where their policy says so.
 
 use serde_json::{Value, json};
-use skerry_tests::{Device, Image, Random, manifest, module, numbered, wait_for};
+use skerry_tests::{Device, Image, manifest, module, numbered, wait_for};
 
 const TO_IT: &str = "FROM /messages/modules/tester/* INTO BrokeredEndpoint(\"/modules/faulty/inputs/input1\")";
 
@@ -66,40 +66,6 @@ fn who_is_to_be_left_alone_is_shown_as_unhealthy() {
     device.method("faulty", "healthy", &Value::Null);
     assert_eq!(device.wait_running("faulty"), before);
     assert!(!device.status()["warnings"].to_string().contains("unhealthy"));
-}
-
-/// Who waits for credit can't do anything about it: the store is full, and what it sent waits for somebody who is away.
-#[test]
-fn a_wait_for_credit_is_no_hang() {
-    const ROUTES: &str = r#"[routes]
-fill = 'FROM /messages/modules/filler/* INTO BrokeredEndpoint("/modules/ledger/inputs/input1")'
-burst = 'FROM /messages/modules/faulty/outputs/output2 INTO BrokeredEndpoint("/modules/ledger/inputs/input1")'
-in = 'FROM /messages/modules/tester/* INTO BrokeredEndpoint("/modules/faulty/inputs/input1")'
-"#;
-    let store = "[store]\nquota = \"1MiB\"\nmemory = \"1MiB\"\nflush_interval = \"10ms\"\ncredit_messages = 16\n";
-    let mut device = Device::new(&format!("{store}[modules.faulty]\nhang_after = \"1s\"\n{ROUTES}"));
-    device.drop_in("faulty.so", &Image::of("faulty"));
-    device.start();
-    let faulty = device.wait_running("faulty");
-    let mut random = Random::new(7);
-    // All at once, so that a commit takes as much as fits.
-    let mut noise = || (0..4_000).map(|_| format!("{:08x}", random.below(u64::from(u32::MAX)))).collect::<String>();
-    let lines: Vec<Value> = (0..60).map(|seq| json!({"body": {"seq": seq, "text": noise()}})).collect();
-    let answers = device.send_all("filler", "out", &lines);
-    assert!(answers.iter().any(|answer| answer["outcome"] == "refused"), "the store takes everything");
-    // More than its credit, all of it for who is away; the next message has to wait for what comes of that.
-    let mut sender = device.sender("tester", "out");
-    sender.send_lines(&[json!({"body": {"do": "burst", "count": 40, "bytes": 200}}), numbered(2)]);
-    device.wait_count("faulty", "pending", 2);
-    let begin = device.status()["uptimeSeconds"].as_u64().expect("seconds");
-    wait_for("four seconds", || (device.status()["uptimeSeconds"].as_u64() >= Some(begin + 4)).then_some(()));
-    device.wait_count("faulty", "pending", 2);
-    assert_eq!(device.module("faulty")["inHand"], 1, "the second waits for credit: {}", device.module("faulty"));
-    assert_eq!(device.running("faulty"), Some(faulty.clone()));
-    // Somebody takes it all, and it goes on.
-    device.drop_in("ledger.so", &Image::scribe_named("ledger"));
-    device.wait_count("faulty", "delivered", 2);
-    assert_eq!(device.running("faulty"), Some(faulty));
 }
 
 #[test]

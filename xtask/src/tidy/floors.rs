@@ -13,9 +13,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     // Siblings, each with its reason.
     ("logic/hub/", &["model", "logic::hub", "logic::routing", "logic::block"]), // accepts by route, hands out blocks
     ("logic/routing/", &["model", "logic::routing"]),
-    ("logic/session/", &["model", "logic::session", "logic::mqtt"]), // with dialect, sas and backoff: one conversation
-    ("logic/twin_sync", &["model", "logic::twin"]),                  // keeps one equal to the cloud's
-    ("logic/outlook.rs", &["model", "logic::units"]),                // one sentence with sizes and times
+    ("logic/session/", &["model", "logic::session", "logic::mqtt", "logic::backoff"]), // with dialect and sas: one conversation
+    ("logic/twin_sync", &["model", "logic::twin"]),                                    // keeps one equal to the cloud's
+    ("logic/outlook.rs", &["model", "logic::units"]), // one sentence with sizes and times
     ("logic/registration.rs", &["model"]),
     ("logic/signature.rs", &["model", "logic::version"]), // a version that goes back
     ("logic/manifest/", &["model", "logic::manifest", "logic::routing", "logic::nearest", "logic::units"]), // judges routes, sizes and times
