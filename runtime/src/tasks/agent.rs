@@ -22,7 +22,7 @@ use crate::logic::proof::Version;
 use crate::logic::signature;
 use crate::model::config::ImageRef;
 use crate::model::image::Image;
-use crate::model::manifest::{Manifest, ModuleSpec, RestartPolicy, STARTUP_ORDER_DEFAULT, SetupSpec};
+use crate::model::manifest::{Manifest, ModuleSpec, SetupSpec};
 use crate::model::reference::{PullPolicy, Reference};
 
 /// Orders that may wait for an instance that is busy ending.

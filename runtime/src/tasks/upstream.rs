@@ -2,7 +2,6 @@
 //! between hub and session, twin and methods between cloud and instance. Must never hold up another identity, and never
 //! complete a message that the cloud has not acknowledged.
 
-use std::collections::BTreeMap;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::rc::Rc;
