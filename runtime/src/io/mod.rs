@@ -34,6 +34,7 @@ pub mod socket;
 pub mod status_page;
 pub mod store;
 pub mod tls;
+mod tls_crypto;
 pub mod user;
 pub mod watch;
 pub mod ws;

@@ -14,6 +14,11 @@ use crate::model::identity::Secret;
 
 const KEY_BYTES: usize = 32;
 
+/// The system's random numbers.
+pub(super) fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
+    SystemRandom::new().fill(bytes).map_err(|_| io::Error::other("the system gives no random numbers"))
+}
+
 /// The key folder of a state folder.
 pub struct Keys {
     folder: PathBuf,
@@ -107,7 +112,7 @@ impl Keys {
     /// Under a temporary name first: half a key would be refused for ever.
     fn make(&self, path: &Path) -> io::Result<Vec<u8>> {
         let mut key = vec![0; KEY_BYTES];
-        SystemRandom::new().fill(&mut key).map_err(|_| io::Error::other("the system gives no random numbers"))?;
+        fill_random(&mut key)?;
         fs::create_dir_all(&self.folder)?;
         let temporary = path.with_extension("new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
