@@ -1,8 +1,10 @@
 //! What does: files, sockets, processes, clocks.
 //! Must never decide: that is for `logic`.
 
+pub mod again;
 pub mod assignment;
 pub mod clock;
+pub mod code_pages;
 pub mod crash_report;
 pub mod dial;
 pub mod disk;
