@@ -184,12 +184,14 @@ fn packages(run: &mut Run<'_>) {
         built = Some(trial::build()?);
         Ok(Outcome::Passed)
     });
-    let Some(built) = built else { return };
-    run.stage("packages: structure", |_| trial::structure(&built).map(|()| Outcome::Passed));
-    run.stage("packages: debian", |_| trial::on_debian(&built).map(|()| Outcome::Passed));
-    run.stage("packages: openwrt", |_| trial::on_openwrt(&built).map(|()| Outcome::Passed));
-    run.stage("packages: scripts", |_| trial::scripts(&built).map(|()| Outcome::Passed));
-    run.stage("packages: rates", |_| trial::rates(&built).map(|()| Outcome::Passed));
+    if let Some(built) = built {
+        run.stage("packages: structure", |_| trial::structure(&built).map(|()| Outcome::Passed));
+        run.stage("packages: debian", |_| trial::on_debian(&built).map(|()| Outcome::Passed));
+        run.stage("packages: openwrt", |_| trial::on_openwrt(&built).map(|()| Outcome::Passed));
+        run.stage("packages: scripts", |_| trial::scripts(&built).map(|()| Outcome::Passed));
+        run.stage("packages: rates", |_| trial::rates(&built).map(|()| Outcome::Passed));
+        run.stage("packages: elsewhere", |_| trial::elsewhere(&built).map(|()| Outcome::Passed));
+    }
     for (stage, target) in [("packages: aarch64, emulated", "aarch64"), ("packages: armv7, emulated", "armv7")] {
         run.stage(stage, |_| trial::emulated(target).map(|()| Outcome::Passed));
     }

@@ -20,9 +20,9 @@ use crate::io::images::Images;
 use crate::io::process;
 use crate::io::proved::Proved;
 use crate::io::secret::Keys;
-use crate::io::store::{Opened, Options, Store};
+use crate::io::store::{self, AtWork, Opened, Options, Store};
 use crate::io::ws::Dialler;
-use crate::io::{dial::within, kernel, peer, socket};
+use crate::io::{again, code_pages, dial::within, kernel, peer, socket};
 use crate::logic::hub::{Hub, HubConfig, REMOVED_DOCUMENTS, Restored};
 use crate::logic::proof::Proof;
 use crate::logic::routing::{RouteTable, Sink};
@@ -52,12 +52,15 @@ const STOP_WAIT: Duration = Duration::from_secs(12);
 const STOP_COMMITS_MAX: usize = 64;
 /// An orphan that ended behind an instance whose end is still being told waits for this at most.
 const REAP_EVERY: Duration = Duration::from_secs(60);
+/// After this long what is left of the start is forgotten.
+const START_TIME: Duration = Duration::from_secs(1);
 /// How long all connections together may take to say good-bye.
 const UPLINK_STOP_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs until a signal ends it. An error is one sentence for the operator.
 pub fn run(config: Config) -> Result<(), String> {
     let own_log = logger::install(config.log_level);
+    again::on_panic();
     kernel::floor()?;
     process::protect_self().map_err(|e| format!("can't protect this process from its modules: {e}"))?;
     peer::adopt_orphans().map_err(|e| format!("can't become the parent of orphans: {e}"))?;
@@ -76,13 +79,14 @@ pub fn run(config: Config) -> Result<(), String> {
     let floor = clock::floor(&folder);
     let certain = Arc::new(TimeFloor::new(floor));
     let dialler = dialler(&config, &certain)?;
+    let at_work = store::at_work(&config.store.path);
     let opened = Store::open(&config.store.path, &options).map_err(|e| e.to_string())?;
     // The socket comes after the store: who is refused the store must not have taken the socket of who has it.
     let listener = socket::bind(&config.control_socket).map_err(|e| e.to_string())?;
     let images = Images::open(&folder, config.pulls.limit_bytes)
         .map_err(|e| format!("image store in {}: {e}", folder.display()))?;
     let executor = Rc::new(Executor::new());
-    let start = Start { config, routes, opened, options, floor, certain, dialler, images, own_log };
+    let start = Start { config, routes, opened, at_work, options, floor, certain, dialler, images, own_log };
     let result = smol::block_on(executor.run(serve(Rc::clone(&executor), start, listener, signals)));
     log::info!("skerry status=stopped");
     result
@@ -92,6 +96,8 @@ struct Start {
     config: Config,
     routes: RouteTable,
     opened: Opened,
+    /// Until the storage thread has the store.
+    at_work: AtWork,
     options: Options,
     floor: crate::model::time::Wall,
     certain: Arc<TimeFloor>,
@@ -107,12 +113,13 @@ async fn serve(
     listener: std::os::unix::net::UnixListener,
     mut signals: signals::Signals,
 ) -> Result<(), String> {
-    let Start { mut config, routes, opened, options, floor, certain, dialler, images, own_log } = start;
+    let Start { mut config, routes, opened, at_work, options, floor, certain, dialler, images, own_log } = start;
     let Opened { mut store, restored, clock: last_clock, report } = opened;
     let board = remembered(&mut store, &mut config, report)?;
     let deployed = documents(&mut store, deployment::DOCUMENT)?.remove("");
     let gone = store.documents(REMOVED_DOCUMENTS)?;
     let (jobs, dones, storage) = start_storage(store, &config, options)?;
+    drop(at_work);
     let hub = restored_hub(&config, routes, restored, gone);
     let (hub_port, rearmed) = Port::new(hub, Clock::start(&last_clock, floor), jobs.clone());
     let hub_port = Rc::new(hub_port);
@@ -154,9 +161,7 @@ async fn serve(
     executor.spawn(port::run_timer(Rc::clone(&hub_port), rearmed)).detach();
     executor.spawn(take_done(Rc::clone(&hub_port), dones)).detach();
     executor.spawn(answers::run(Rc::clone(&world), call_queue, jobs.clone())).detach();
-    executor.spawn(wear::run(Rc::clone(&world))).detach();
-    executor.spawn(removed::run(Rc::clone(&world))).detach();
-    executor.spawn(reap_orphans(Rc::clone(&world))).detach();
+    keep_house(&executor, &world);
     let agent = executor.spawn(Agent::new(Rc::clone(&world), replans, previewed).run());
     let reports = executor.spawn(reports::run(Rc::clone(&world), reports));
     let identities = executor.spawn(identities::run(Rc::clone(&world), Wakes { changed, errands: errand }));
@@ -170,6 +175,14 @@ async fn serve(
     let _ = storage.join();
     end_logs(logs, log_thread);
     Ok(())
+}
+
+/// What is looked after once in a while.
+fn keep_house(executor: &Executor, world: &Rc<World>) {
+    executor.spawn(wear::run(Rc::clone(world))).detach();
+    executor.spawn(removed::run(Rc::clone(world))).detach();
+    executor.spawn(reap_orphans(Rc::clone(world))).detach();
+    executor.spawn(end_start()).detach();
 }
 
 /// It ends when what is returned is dropped.
@@ -192,7 +205,7 @@ fn remembered(store: &mut Store, config: &mut Config, report: Option<String>) ->
     *board.identities.borrow_mut() = documents(store, "identity/")?;
     let proofs = documents(store, PROOFS)?.into_iter();
     *board.proofs.borrow_mut() = proofs.map(|(name, kept)| (name, Proof::from_json(&kept))).collect();
-    report.into_iter().for_each(|report| board.warn(report));
+    report.into_iter().chain(again::report()).for_each(|report| board.warn(report));
     Ok(board)
 }
 
@@ -216,8 +229,11 @@ fn start_storage(store: Store, config: &Config, options: Options) -> Result<Stor
     let (done, dones) = bounded(JOBS_MAX);
     let folder = config.store.path.clone();
     let thread = std::thread::Builder::new().name("store".to_owned());
-    let reopen = move |acknowledged| Store::reopen(&folder, &options, acknowledged);
-    let thread = thread.spawn(move || storage::run(store, reopen, job_queue, done));
+    let thread = thread.spawn(move || {
+        let _at_work = store::at_work(&folder);
+        let reopen = |acknowledged| Store::reopen(&folder, &options, acknowledged);
+        storage::run(store, reopen, job_queue, done);
+    });
     Ok((jobs, dones, thread.map_err(|e| format!("can't start the storage thread: {e}"))?))
 }
 
@@ -282,6 +298,12 @@ fn warn_at_start(world: &World) {
         let file = file.display();
         board.warn(format!("{file} holds a key and others can read it: chmod 600 it, or use connection_string_file"));
     }
+}
+
+/// Its modules run by then, or are about to.
+async fn end_start() {
+    smol::Timer::after(START_TIME).await;
+    code_pages::forget();
 }
 
 /// The processes that a module leaves behind become ours, and would stay as zombies. Those of instances are left to who

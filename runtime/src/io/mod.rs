@@ -1,9 +1,11 @@
 //! What does: files, sockets, processes, clocks.
 //! Must never decide: that is for `logic`.
 
+pub mod again;
 pub mod archive;
 pub mod assignment;
 pub mod clock;
+pub mod code_pages;
 pub mod crash_report;
 pub mod dial;
 pub mod disk;
@@ -35,6 +37,7 @@ pub mod socket;
 pub mod status_page;
 pub mod store;
 pub mod tls;
+mod tls_crypto;
 pub mod usage;
 pub mod user;
 pub mod watch;

@@ -15,6 +15,11 @@ use crate::model::identity::Secret;
 
 const KEY_BYTES: usize = 32;
 
+/// The system's random numbers.
+pub(super) fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
+    SystemRandom::new().fill(bytes).map_err(|_| io::Error::other("the system gives no random numbers"))
+}
+
 /// The key folder of a state folder.
 pub struct Keys {
     folder: PathBuf,
@@ -140,7 +145,7 @@ impl Keys {
 /// Never half of one: that would be refused for ever. And never one that a power cut takes back: the hub may know it by then.
 fn make_key(folder: &dyn Disk, name: &str) -> io::Result<Vec<u8>> {
     let mut key = vec![0; KEY_BYTES];
-    SystemRandom::new().fill(&mut key).map_err(|_| io::Error::other("the system gives no random numbers"))?;
+    fill_random(&mut key)?;
     put_whole(folder, name, &format!("{name}.new"), &key)?;
     Ok(key)
 }

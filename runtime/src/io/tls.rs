@@ -11,10 +11,11 @@ use futures_rustls::client::TlsStream;
 use futures_rustls::pki_types::pem::PemObject;
 use futures_rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use futures_rustls::rustls::time_provider::TimeProvider;
-use futures_rustls::rustls::{CertificateError, ClientConfig, Error as TlsError, RootCertStore, crypto};
+use futures_rustls::rustls::{CertificateError, ClientConfig, Error as TlsError, RootCertStore};
 use smol::Async;
 
 use super::clock::TimeFloor;
+use super::tls_crypto;
 
 pub(super) type Stream = TlsStream<Async<TcpStream>>;
 
@@ -47,7 +48,7 @@ impl Tls {
             ));
         }
         let clock = Arc::new(FloorClock(Arc::clone(&floor)));
-        let config = ClientConfig::builder_with_details(Arc::new(crypto::ring::default_provider()), clock)
+        let config = ClientConfig::builder_with_details(Arc::new(tls_crypto::provider()), clock)
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
             .with_root_certificates(roots)

@@ -1,5 +1,5 @@
-//! The storage thread: the only one that touches the store. Takes jobs in order, says what came of each.
-//! Must never decide what to write.
+//! The storage thread: the only one that touches the store. Takes jobs in order, says what came of each. A panic of redb ends it with the
+//! whole program, which begins again (`io::again`). Must never decide what to write.
 
 use std::mem::{Discriminant, discriminant};
 use std::time::Duration;
@@ -204,14 +204,14 @@ impl<F: FnMut(u64) -> Result<Opened, OpenError>> Thread<F> {
             Job::Commit(commit) => self.commit(&commit),
             Job::Load(request) => {
                 let store = self.store.as_mut();
-                let result = store.map_or(Err("the store is closed".to_owned()), |s| guarded(|| s.load(&request)));
+                let result = store.map_or(Err("the store is closed".to_owned()), |s| s.load(&request));
                 self.close_after(&result);
                 self.send(Done::Loaded { request, result });
             }
             Job::DeadLetters { from, limit, answer } => {
                 let store = self.store.as_mut();
                 let closed = || Err("it is closed after an earlier failure".to_owned());
-                let result = store.map_or_else(closed, |s| guarded(|| s.dead_letters(from, limit)));
+                let result = store.map_or_else(closed, |s| s.dead_letters(from, limit));
                 let _ = answer.try_send(result);
             }
             Job::Sizes { answer } => {
@@ -222,7 +222,7 @@ impl<F: FnMut(u64) -> Result<Opened, OpenError>> Thread<F> {
 
     fn commit(&mut self, commit: &Commit) {
         let result = match &mut self.store {
-            Some(open) => guarded(|| open.commit(commit)),
+            Some(open) => open.commit(commit),
             None => Err("it is closed after an earlier failure".to_owned()),
         };
         if let (Ok(wrote), Some(store)) = (&result, &self.store) {
@@ -240,7 +240,7 @@ impl<F: FnMut(u64) -> Result<Opened, OpenError>> Thread<F> {
     /// One step; the next comes when no job waits.
     fn sweep(&mut self) {
         let Some(store) = &mut self.store else { return };
-        let result = guarded(|| store.sweep());
+        let result = store.sweep();
         self.acknowledged = store.acknowledged();
         self.sweeping = result == Ok(true);
         if let Err(reason) = &result {
@@ -267,12 +267,6 @@ impl<F: FnMut(u64) -> Result<Opened, OpenError>> Thread<F> {
         // The other end only goes when the runtime ends.
         let _ = self.done.send_blocking(what);
     }
-}
-
-/// redb answers some broken pages with a panic. That closes the store, like any failure, and ends nothing else.
-fn guarded<R>(act: impl FnOnce() -> Result<R, String>) -> Result<R, String> {
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act));
-    result.unwrap_or_else(|_| Err("its index is inconsistent; when skerry starts again it is made anew".to_owned()))
 }
 
 #[cfg(test)]

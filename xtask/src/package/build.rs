@@ -36,16 +36,16 @@ pub struct Build<'a> {
 impl Build<'_> {
     /// The module host of a libc.
     pub fn host(&mut self, libc: Libc) -> Result<PathBuf, String> {
-        let mut command = self.command(Some(libc), HOST_PROFILE)?;
+        let mut command = self.command(Some(libc), PROGRAM_PROFILE)?;
         command.args(["--locked", "--package", "skerry-host"]);
-        let folder = run(&mut command)?.join(self.target.triple(libc)).join(HOST_PROFILE);
+        let folder = run(&mut command)?.join(self.target.triple(libc)).join(PROGRAM_PROFILE);
         self.judged(folder.join("skerry-host"), Role::Host(libc))
     }
 
     /// The static program, which runs these hosts and no others.
     pub fn runtime(&mut self, glibc: &Path, musl: &Path) -> Result<PathBuf, String> {
         let folder = run(&mut self.static_program(glibc, musl)?)?;
-        self.judged(folder.join(self.target.musl).join("dist/skerry"), Role::Static)
+        self.judged(folder.join(self.target.musl).join(PROGRAM_PROFILE).join("skerry"), Role::Static)
     }
 
     /// The program with both hosts behind its end: all that somebody needs to copy.
@@ -61,7 +61,7 @@ impl Build<'_> {
     }
 
     fn static_program(&mut self, glibc: &Path, musl: &Path) -> Result<Command, String> {
-        let mut command = self.command(None, "dist")?;
+        let mut command = self.command(None, PROGRAM_PROFILE)?;
         command.args(["--locked", "--package", "skerry-runtime", "--bin", "skerry"]);
         command.env("SKERRY_HOST_GLIBC", lone::digest(&read(glibc)?));
         command.env("SKERRY_HOST_MUSL", lone::digest(&read(musl)?));
@@ -71,17 +71,17 @@ impl Build<'_> {
     /// The same program with its symbols, for counting.
     pub fn with_symbols(&mut self, built: &Built) -> Result<PathBuf, String> {
         let mut command = self.static_program(&built.glibc_host, &built.musl_host)?;
-        command.args(["--config", "profile.dist.strip=\"none\""]);
+        command.args(["--config", &format!("profile.{PROGRAM_PROFILE}.strip=\"none\"")]);
         // Beside, and not in the place of what is packed.
         command.env("CARGO_TARGET_DIR", cargo::target_folder().join("dist/symbols"));
         let folder = run(&mut command)?;
-        Ok(folder.join(self.target.musl).join("dist/skerry"))
+        Ok(folder.join(self.target.musl).join(PROGRAM_PROFILE).join("skerry"))
     }
 
     /// A module for a libc. One of this workspace is built as the rest is, an author's by its own release profile.
     pub fn module(&mut self, module: &Module, libc: Libc) -> Result<PathBuf, String> {
         let own = module.manifest.starts_with(cargo::root());
-        let profile = if own { "dist" } else { "release" };
+        let profile = if own { MODULE_PROFILE } else { "release" };
         let mut command = self.command(Some(libc), profile)?;
         if own || module.manifest.with_file_name("Cargo.lock").exists() {
             command.arg("--locked");
@@ -96,7 +96,7 @@ impl Build<'_> {
 
     /// Each way of linking has a folder of its own, so that none makes another's work void.
     fn command(&mut self, dynamic: Option<Libc>, profile: &str) -> Result<Command, String> {
-        let panic = if profile == HOST_PROFILE { Panic::Aborts } else { Panic::Unwinds };
+        let panic = if profile == PROGRAM_PROFILE { Panic::Aborts } else { Panic::Unwinds };
         let (triple, floor, mut flags, folder) = match dynamic {
             Some(Libc::Glibc) => (self.target.glibc, Some(GLIBC_FLOOR), Vec::new(), "glibc"),
             // The second is for the linker, which otherwise makes a program that can't open a library.
@@ -104,7 +104,7 @@ impl Build<'_> {
                 let flags = vec!["-Ctarget-feature=-crt-static".to_owned(), "-Clink-arg=-dynamic".to_owned()];
                 (self.target.musl, None, flags, "musl")
             }
-            None => (self.target.musl, None, vec!["-Ctarget-feature=+crt-static".to_owned()], "static"),
+            None => (self.target.musl, None, STATIC.map(str::to_owned).to_vec(), "static"),
         };
         if panic == Panic::Aborts {
             flags.push("-Cforce-unwind-tables=no".to_owned());
@@ -127,8 +127,12 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Of the module host: a panic of its own ends it, which is what its end of the link tells the runtime. A module catches its panics itself.
-const HOST_PROFILE: &str = "dist-host";
+/// What begins and ends a program is zig's, since a toolchain has it only with the target's std; and it lies at another address each time.
+const STATIC: [&str; 3] = ["-Ctarget-feature=+crt-static", "-Clink-self-contained=no", "-Clink-arg=-pie"];
+
+/// Of the runtime and the module host: a panic ends them, and what that means is no part of them. A module catches its panics itself.
+const PROGRAM_PROFILE: &str = "dist-abort";
+const MODULE_PROFILE: &str = "dist";
 
 /// The folder with the results.
 fn run(command: &mut Command) -> Result<PathBuf, String> {

@@ -2,9 +2,11 @@
 //! target a standard library. Must never build with a library source that is not its compiler's own.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::lone;
 use crate::{cargo, debian};
 
 /// Everything that a cross build is started with.
@@ -77,7 +79,17 @@ impl Toolchain {
             // Without what turns addresses into lines: nothing that is packed has any.
             command.arg("-Zbuild-std-features=optimize_for_size");
         }
-        let flags: Vec<String> = flags.iter().cloned().chain(remapped(&choice.compiler)?).collect();
+        let mut flags: Vec<String> = flags.iter().cloned().chain(remapped(&choice.compiler)?).collect();
+        if choice.from_source && panic == Panic::Aborts {
+            // Files and lines of panics, without columns.
+            flags.push("-Zlocation-detail=file,line".to_owned());
+        }
+        if panic == Panic::Aborts {
+            // See zig.py.
+            // So that cargo links again when that has changed.
+            flags.push(format!("-Cmetadata={}", &lone::digest(SMALL_ZIG_TEXT.as_bytes())[..16]));
+            command.env("SKERRY_LINK_SMALL", "1").env("CARGO_ZIGBUILD_PYTHON_PATH", self.zig.join(SMALL_ZIG));
+        }
         command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env_remove("RUSTFLAGS");
         // For the C that some crates bring.
         command.env("CFLAGS", format!("-ffile-prefix-map={}=/cargo", cargo_home().display()));
@@ -194,8 +206,21 @@ fn zig() -> Result<PathBuf, String> {
         }
         std::fs::write(&stamp, "").map_err(|e| format!("{}: {e}", stamp.display()))?;
     }
+    small_zig(&programs)?;
     println!("toolchain: zig {ZIG} links, by cargo-zigbuild {ZIGBUILD}");
     Ok(programs)
+}
+
+/// The program that cargo-zigbuild takes for zig.
+fn small_zig(programs: &Path) -> Result<(), String> {
+    let path = programs.join(SMALL_ZIG);
+    let text = format!("#!{}\n{}", programs.join("python3").display(), SMALL_ZIG_TEXT);
+    if std::fs::read_to_string(&path).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    let written = std::fs::write(&path, text);
+    let may_run = || std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755));
+    written.and_then(|()| may_run()).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// Does what it can: who asks looks what came of it.
@@ -228,5 +253,7 @@ fn cargo_home() -> PathBuf {
     std::env::var_os("CARGO_HOME").map_or_else(home, PathBuf::from)
 }
 
+const SMALL_ZIG: &str = "skerry-zig";
+const SMALL_ZIG_TEXT: &str = include_str!("zig.py");
 const ZIG: &str = "0.17.1";
 const ZIGBUILD: &str = "0.24.0";

@@ -59,7 +59,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libloading", &["abi/", "plugins/", "runtime/src/host/"]),
     ("redb", &["runtime/src/io/store/"]),
     ("async_tungstenite", &["runtime/src/io/ws.rs", "tests/cloud/"]),
-    ("futures_rustls", &["runtime/src/io/tls.rs", "tests/cloud/"]),
+    ("futures_rustls", &["runtime/src/io/tls.rs", "runtime/src/io/tls_crypto.rs", "tests/cloud/"]),
     ("mqtt_proto", &["runtime/src/logic/mqtt.rs", "tests/cloud/"]),
     // Digests of images, keys, signatures and tokens.
     (

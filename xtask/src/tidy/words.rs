@@ -22,6 +22,7 @@ const UNSAFE_HOMES: &[&str] = &[
     "plugins/faulty/src/crash.rs",
     "runtime/examples/misbehave/",
     "runtime/src/host/",
+    "runtime/src/io/code_pages.rs",
     "runtime/src/io/memory.rs",
     "runtime/src/io/peer.rs",
     "runtime/tests/module_host/",

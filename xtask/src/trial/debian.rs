@@ -3,12 +3,17 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use super::root::Root;
 use super::{CONFIG, Packages, require};
 use crate::package::{Format, VERSION, contents};
 
-/// Install, run, upgrade with a message waiting, remove, purge.
+/// Of messages that are sent while something is done.
+const FIRST_SEQ: u64 = 1_000;
+
+/// Install, run, upgrade with messages waiting and coming, remove, purge.
 pub fn on_debian(packages: &Packages) -> Result<(), String> {
     let target = packages.built.target;
     let mut root = Root::debian(target)?;
@@ -29,17 +34,26 @@ pub fn on_debian(packages: &Packages) -> Result<(), String> {
     root.skerry(&["send", "tester", "out", "--body", "1", "--property", "seq=7"])?;
     println!("debian: installed; sysinfo runs on the package's host; a message waits for a module that is not there");
 
-    root.install(&contents::skerry_deb(&packages.built, packages.epoch, &format!("{VERSION}+1"))?)?;
+    let upgrade = contents::skerry_deb(&packages.built, packages.epoch, &format!("{VERSION}+1"))?;
+    let mut safe = while_sending(&root, FIRST_SEQ, |root| root.install(&upgrade))?;
     let kept = fs::read_to_string(root.at("etc/skerry/config.toml")).unwrap_or_default();
     require(kept == CONFIG, || "the upgrade changed the operator's configuration".to_owned())?;
     root.skerry(&["status"]).map_err(|e| format!("the upgrade ended the running skerry: {e}"))?;
     // What the maintainer script does where systemd runs.
     root.stop()?;
     root.start(&[])?;
-    root.install(&packages.module("recorder", Format::Deb)?)?;
+    let next = safe.last().map_or(FIRST_SEQ, |seq| seq + 1);
+    let recorder = packages.module("recorder", Format::Deb)?;
+    safe.extend(while_sending(&root, next, |root| root.install(&recorder))?);
     root.recorded("var/lib/skerry", "tester - 7")?;
+    for seq in &safe {
+        root.recorded("var/lib/skerry", &format!("tester - {seq}"))?;
+    }
     root.recorded("var/lib/skerry", "sysinfo ")?;
-    println!("debian: upgraded; the message that waited has arrived, and so has what sysinfo measures");
+    println!(
+        "debian: upgraded; the message that waited has arrived, so have all {} that were acknowledged meanwhile, and what sysinfo measures",
+        safe.len()
+    );
 
     lone(&mut root, packages)?;
 
@@ -53,6 +67,30 @@ pub fn on_debian(packages: &Packages) -> Result<(), String> {
     }
     println!("debian: removed, with configuration and messages kept; purged, with nothing left");
     Ok(())
+}
+
+/// Messages to a module that is not there yet, one after the other for as long as something is done: those that were acknowledged, and at
+/// least one.
+fn while_sending(root: &Root, first: u64, act: impl FnOnce(&Root) -> Result<(), String>) -> Result<Vec<u64>, String> {
+    let is_done = AtomicBool::new(false);
+    let (acted, safe) = thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut safe = Vec::new();
+            let mut seq = first;
+            while safe.is_empty() || !is_done.load(Ordering::Acquire) {
+                let property = format!("seq={seq}");
+                root.skerry(&["send", "tester", "out", "--body", "1", "--property", &property])?;
+                safe.push(seq);
+                seq += 1;
+            }
+            Ok::<_, String>(safe)
+        });
+        let acted = act(root);
+        is_done.store(true, Ordering::Release);
+        (acted, sender.join())
+    });
+    acted?;
+    safe.map_err(|_| "the sender panicked".to_owned())?
 }
 
 /// A package's program knows its host only as a file; the one that is copied alone carries it.

@@ -2,6 +2,7 @@
 //! only musl, started there, upgraded and removed; and those for other machines, emulated. Must never touch the system that it runs on.
 
 mod debian;
+mod elsewhere;
 mod emulated;
 mod openwrt;
 mod rates;
@@ -17,6 +18,7 @@ use crate::package::toolchain::Toolchain;
 use crate::package::{self, Built, Format, contents};
 
 pub use debian::on_debian;
+pub use elsewhere::elsewhere;
 pub use emulated::emulated;
 pub use openwrt::on_openwrt;
 pub use rates::rates;
@@ -30,6 +32,8 @@ const CONFIG: &str = r#"# edited by the operator
 id = "trial"
 [modules.sysinfo]
 settings = { interval_ms = 200 }
+[store]
+flush_interval = "20ms"
 [routes]
 seen = 'FROM /messages/* INTO BrokeredEndpoint("/modules/recorder/inputs/input1")'
 "#;

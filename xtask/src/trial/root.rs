@@ -274,7 +274,7 @@ fn binfmt(target: &Target, emulator: &Path) -> String {
 }
 
 /// On the disk: a state folder in memory is refused.
-fn place() -> Result<PathBuf, String> {
+pub fn place() -> Result<PathBuf, String> {
     let place = cargo::target_folder().join("trial");
     fs::create_dir_all(&place).map_err(|e| format!("{}: {e}", place.display()))?;
     // Instances run under uids of their own and must get through.

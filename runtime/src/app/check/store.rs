@@ -16,11 +16,11 @@ pub fn look(report: &mut Report, config: &Config, status: Option<&Value>) {
     report.add(judged(config, status, &look));
     let moved = look.iter().flat_map(|look| &look.moved_aside);
     for file in moved {
-        let what = format!("{} is a store that could not be opened", file.display());
+        let what = format!("{} is the index of a store that could not be opened", file.display());
         report.add(Finding::warning(
             "store",
             what,
-            "its messages are not delivered: keep it for whoever looks into it, or remove it",
+            "what could be read came over when it was moved aside: keep it for whoever looks into it, or remove it",
         ));
     }
     let used = look.as_ref().map_or(0, |look| look.bytes);
@@ -59,6 +59,14 @@ fn judged(config: &Config, status: Option<&Value>, look: &io::Result<Look>) -> F
         Ok(Look { broken: Some(file), .. }) => {
             let what = format!("{} is no store", file.display());
             Finding::error(ID, what, "at its next start skerry moves it aside and makes a new one")
+        }
+        Ok(Look { to_salvage: true, .. }) => {
+            let what = format!("the index of {shown} turned out to be broken");
+            Finding::warning(
+                ID,
+                what,
+                "start skerry: it makes the index anew from what can be read, and says so in status",
+            )
         }
         Ok(Look { in_use: true, .. }) if status.is_none() => {
             let what =

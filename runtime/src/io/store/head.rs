@@ -112,6 +112,10 @@ impl Head {
         Ok(found)
     }
 
+    pub fn set_caught_up(&self, caught_up: CaughtUp) -> Result<(), redb::Error> {
+        self.write(|txn| set_caught_up(txn, caught_up))
+    }
+
     /// What the hub and the clock continue from.
     pub fn restore(&self) -> Result<(Restored, LastClock), String> {
         let read = || -> Result<_, redb::Error> {

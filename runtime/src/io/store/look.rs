@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::open::FORMAT_FILE;
+use super::progress::PROGRESS;
 use super::tables::FORMAT;
 
 /// First bytes of every file of redb.
@@ -25,6 +26,8 @@ pub struct Look {
     pub broken: Option<PathBuf>,
     /// Put there by an earlier start that could not open them.
     pub moved_aside: Vec<PathBuf>,
+    /// The index is to be made anew, or somebody was at it and has not finished.
+    pub to_salvage: bool,
     /// Some process holds a lock on them.
     pub in_use: bool,
 }
@@ -34,7 +37,8 @@ pub fn look(folder: &Path) -> io::Result<Look> {
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
     let stated = fs::read_to_string(folder.join(FORMAT_FILE)).ok();
     let format = stated.and_then(|text| text.trim().parse().ok());
-    let mut found = Look { format, format_known: FORMAT, ..Look::default() };
+    let to_salvage = folder.join(PROGRESS).exists();
+    let mut found = Look { format, format_known: FORMAT, to_salvage, ..Look::default() };
     // Whoever has a store open has its folder locked; an earlier release, its file.
     let own = fs::metadata(folder)?;
     found.in_use = is_locked(&locks, own.dev(), own.ino());

@@ -12,10 +12,12 @@ mod open;
 mod peek;
 mod plan;
 pub mod probe;
+mod progress;
 mod record;
 mod room;
 mod rows;
 mod salvage;
+mod suspect;
 mod sweep;
 mod tables;
 
@@ -38,6 +40,7 @@ pub use peek::{Peek, peek};
 use record::Effects;
 use room::{Quota, Used};
 use rows::{Live, Place};
+pub use suspect::{AtWork, Suspicion, at_work, suspect};
 
 /// The index catches up durably when the log is this far ahead: bounds what opening after a crash reads again.
 const CATCH_UP_BYTES: u64 = 4 * 1024 * 1024;

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use redb::DatabaseError;
 use super::disk::{Disk, Folder, put_whole};
 use super::head::{CaughtUp, Head, Pending};
 use super::log::{Found, Log, Replayed};
+use super::progress::Progress;
 use super::room::{Quota, Used};
 use super::rows::Live;
 use super::tables::FORMAT;
@@ -109,44 +109,20 @@ pub(super) fn open_on(
     acknowledged: Option<u64>,
 ) -> Result<Opened, OpenError> {
     let failed = |error: String| OpenError::Failed { path: folder.join(INDEX), error };
-    let text = |error: io::Error| failed(error.to_string());
     if let Some(found) = stated_format(disk.as_ref()).filter(|found| *found > FORMAT) {
         return Err(OpenError::Newer { path: folder.join(INDEX), found });
     }
     disk.create(PROBE)
         .and_then(|_| disk.remove(PROBE))
         .map_err(|error| OpenError::Folder { folder: folder.to_owned(), error })?;
-    let names = disk.names().map_err(text)?;
-    let mut report = None;
-    let head = if names.iter().any(|name| name == INDEX) {
-        match existing(&disk) {
-            Ok(head) => head,
-            Err(Trouble::Newer(found)) => return Err(OpenError::Newer { path: folder.join(INDEX), found }),
-            Err(Trouble::Failed(error)) => return Err(failed(error)),
-            Err(Trouble::Broken(reason)) => {
-                let aside = move_aside(disk.as_ref(), &names).map_err(text)?;
-                let made = salvage::salvage(&disk, Some(&aside)).map_err(|e| failed(e.to_string()))?;
-                report = Some(format!(
-                    "the store could not be opened ({reason}); its index was moved to {}, and {made}",
-                    folder.join(aside).display()
-                ));
-                open_index(&disk).map_err(|e| failed(e.to_string()))?
-            }
-        }
-    } else if names.iter().any(|name| name.ends_with(".segment")) {
-        let made = salvage::salvage(&disk, None).map_err(|e| failed(e.to_string()))?;
-        report = Some(format!("the index of the store in {} was missing; {made}", folder.display()));
-        open_index(&disk).map_err(|e| failed(e.to_string()))?
-    } else {
-        create(&disk).map_err(|e| failed(e.to_string()))?
-    };
+    let (head, report) = index(&disk, folder)?;
     let opened = attach(Arc::clone(&disk), head, options, acknowledged);
     match opened {
         Ok((opened, None)) => Ok(Opened { report, ..opened }),
         Ok((opened, Some(damage))) => {
             drop(opened);
             let made = salvage::in_place(&disk).map_err(|e| failed(e.to_string()))?;
-            let head = open_index(&disk).map_err(|e| failed(e.to_string()))?;
+            let head = open_named(&disk, INDEX).map_err(|e| failed(e.to_string()))?;
             let (opened, _) = attach(disk, head, options, None).map_err(|e| failed(e.to_string()))?;
             Ok(Opened {
                 report: Some(format!("the log of the store in {} {damage}; {made}", folder.display())),
@@ -155,6 +131,44 @@ pub(super) fn open_on(
         }
         Err(error) => Err(failed(error.to_string())),
     }
+}
+
+/// The index, made if there is none and made anew if it is broken; then with a sentence that says so.
+fn index(disk: &Arc<dyn Disk>, folder: &Path) -> Result<(Head, Option<String>), OpenError> {
+    let failed = |error: String| OpenError::Failed { path: folder.join(INDEX), error };
+    let names = disk.names().map_err(|e| failed(e.to_string()))?;
+    let has_index = names.iter().any(|name| name == INDEX);
+    let mut report = None;
+    let mut noted = Progress::read(disk.as_ref());
+    if let Some(progress) = noted.take_if(|progress| salvage::is_finished(progress, &names)) {
+        Progress::remove(disk.as_ref()).map_err(|e| failed(e.to_string()))?;
+        report =
+            Some(moved(folder, &progress.reason, &progress.aside.unwrap_or_default(), "what could be read came over"));
+    }
+    if noted.is_none() && has_index {
+        match existing(disk) {
+            Ok(head) => return Ok((head, report)),
+            Err(Trouble::Newer(found)) => return Err(OpenError::Newer { path: folder.join(INDEX), found }),
+            Err(Trouble::Failed(error)) => return Err(failed(error)),
+            Err(Trouble::Broken(reason)) => noted = Some(Progress { reason, ..Progress::default() }),
+        }
+    }
+    if let Some(progress) = noted {
+        let reason = progress.reason.clone();
+        let (made, aside) = salvage::salvage(disk, progress).map_err(|e| failed(e.to_string()))?;
+        report = Some(moved(folder, &reason, &aside, &made.to_string()));
+    } else if names.iter().any(|name| name.ends_with(".segment")) {
+        let made = salvage::from_log(disk).map_err(|e| failed(e.to_string()))?;
+        report = Some(format!("the index of the store in {} was missing; {made}", folder.display()));
+    } else {
+        create(disk).map_err(|e| failed(e.to_string()))?;
+    }
+    Ok((open_named(disk, INDEX).map_err(|e| failed(e.to_string()))?, report))
+}
+
+fn moved(folder: &Path, reason: &str, aside: &str, made: &str) -> String {
+    let aside = folder.join(aside);
+    format!("the store could not be opened ({reason}); its index was moved to {}, and {made}", aside.display())
 }
 
 /// Reads what the index lacks from the log.
@@ -228,10 +242,9 @@ enum Trouble {
     Broken(String),
 }
 
-/// redb checks what it reads with assertions, too, so a broken file may end in a panic; that counts as broken.
+/// redb checks what it reads with assertions, too, so a broken file may end in a panic: see `suspect`.
 fn existing(disk: &Arc<dyn Disk>) -> Result<Head, Trouble> {
-    let opened = std::panic::catch_unwind(AssertUnwindSafe(|| open_index(disk)));
-    let head = opened.map_err(|_| Trouble::Broken("it is inconsistent".to_owned()))?.map_err(|error| match error {
+    let head = open_named(disk, INDEX).map_err(|error| match error {
         DatabaseError::Storage(redb::StorageError::Io(error))
             if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
         {
@@ -256,27 +269,25 @@ fn existing(disk: &Arc<dyn Disk>) -> Result<Head, Trouble> {
     Ok(head)
 }
 
-fn open_index(disk: &Arc<dyn Disk>) -> Result<Head, DatabaseError> {
-    Head::open(disk.open(INDEX).map_err(|e| DatabaseError::Storage(e.into()))?)
+pub(super) fn open_named(disk: &Arc<dyn Disk>, name: &str) -> Result<Head, DatabaseError> {
+    Head::open(disk.open(name).map_err(|e| DatabaseError::Storage(e.into()))?)
 }
 
-fn create(disk: &Arc<dyn Disk>) -> Result<Head, Fault> {
-    make_index(disk, Log::beginning(), |_| Ok(()))?;
-    open_index(disk).map_err(|e| Fault(e.to_string()))
+fn create(disk: &Arc<dyn Disk>) -> Result<(), Fault> {
+    let head = begin_index(disk, Log::beginning())?;
+    finish_index(disk, head)
 }
 
-/// Under a temporary name, synced, renamed, folder synced: a cut in between leaves no half-made store.
-pub(super) fn make_index(
-    disk: &Arc<dyn Disk>,
-    caught_up: CaughtUp,
-    fill: impl FnOnce(&Head) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    let file = disk.create(INDEX_NEW)?;
-    let head = Head::open(Arc::clone(&file)).map_err(|e| Fault(e.to_string()))?;
+/// Under a temporary name, then synced, renamed, folder synced: a cut in between leaves no half-made store.
+pub(super) fn begin_index(disk: &Arc<dyn Disk>, caught_up: CaughtUp) -> Result<Head, Fault> {
+    let head = Head::open(disk.create(INDEX_NEW)?).map_err(|e| Fault(e.to_string()))?;
     head.make(caught_up)?;
-    fill(&head)?;
+    Ok(head)
+}
+
+pub(super) fn finish_index(disk: &Arc<dyn Disk>, head: Head) -> Result<(), Fault> {
     drop(head);
-    file.sync()?;
+    disk.open(INDEX_NEW)?.sync()?;
     write_format(disk.as_ref())?;
     disk.rename(INDEX_NEW, INDEX)?;
     disk.sync()?;
@@ -294,14 +305,6 @@ fn stated_format(disk: &dyn Disk) -> Option<u32> {
     let mut bytes = vec![0; file.len().ok()?.min(16) as usize];
     file.read(0, &mut bytes).ok()?;
     std::str::from_utf8(&bytes).ok()?.trim().parse().ok()
-}
-
-fn move_aside(disk: &dyn Disk, names: &[String]) -> io::Result<String> {
-    let aside = (1..).map(|n| format!("{INDEX}.broken-{n}")).find(|aside| !names.contains(aside));
-    let aside = aside.unwrap_or_else(|| format!("{INDEX}.broken"));
-    disk.rename(INDEX, &aside)?;
-    disk.sync()?;
-    Ok(aside)
 }
 
 fn is_volatile(folder: &Path) -> io::Result<bool> {

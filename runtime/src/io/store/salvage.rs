@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use redb::{ReadableTable, TableDefinition};
@@ -12,11 +11,20 @@ use super::Fault;
 use super::disk::Disk;
 use super::head::{CaughtUp, Head};
 use super::log::Log;
-use super::open::{make_index, replay};
+use super::open::{INDEX, INDEX_NEW, begin_index, finish_index, open_named, replay};
+use super::progress::Progress;
 use super::rows::{self, Counters, Live, Place};
+use super::suspect;
 use super::tables::{ATTEMPTS, BLOCKS, DEAD, DOCUMENTS, META, PLACES, QUEUES, ROWS, SEGMENTS};
 use crate::logic::hub::RowWrite;
 
+/// Parts of an index that are copied one by one: that it opens, seven tables, and where it was.
+const PARTS: usize = 9;
+/// Times that a part is begun.
+const TRIES: u32 = 2;
+/// Rows and bytes of one transaction: a block of the first format has up to 256 KiB.
+const BATCH_ROWS: usize = 1024;
+const BATCH_BYTES: usize = 1024 * 1024;
 /// Added to counters that may be too low: no number is used twice.
 const COUNTERS_GAP: u64 = 1 << 32;
 
@@ -38,18 +46,50 @@ impl fmt::Display for Salvaged {
     }
 }
 
-/// A new index from the log, and from what can be read of the index that was moved `aside`.
-pub fn salvage(disk: &Arc<dyn Disk>, aside: Option<&str>) -> Result<Salvaged, Fault> {
-    let mut salvaged = Salvaged::default();
-    make_index(disk, CaughtUp::default(), |head| {
-        // An index that is broken may also panic: what was copied until then stays.
-        let from = aside.and_then(|aside| {
-            std::panic::catch_unwind(AssertUnwindSafe(|| copy(disk, aside, head))).unwrap_or_default()
-        });
-        salvaged = rebuild(disk, head, from)?;
-        Ok(())
-    })?;
+/// A new index from the log alone.
+pub fn from_log(disk: &Arc<dyn Disk>) -> Result<Salvaged, Fault> {
+    let head = begin_index(disk, CaughtUp::default())?;
+    let salvaged = rebuild(disk, &head)?;
+    finish_index(disk, head)?;
     Ok(salvaged)
+}
+
+/// A new index from the log, and from what can be read of the old one, which is moved aside. Goes on where an earlier start ended.
+pub fn salvage(disk: &Arc<dyn Disk>, mut progress: Progress) -> Result<(Salvaged, String), Fault> {
+    let names = disk.names()?;
+    let has = |name: &str| names.iter().any(|found| found == name);
+    let aside = progress.aside.get_or_insert_with(|| free_name(&names)).clone();
+    progress.write(disk.as_ref())?;
+    if has(INDEX) {
+        disk.rename(INDEX, &aside)?;
+        disk.sync()?;
+    }
+    let begun = if progress.step > 0 && has(INDEX_NEW) { open_named(disk, INDEX_NEW).ok() } else { None };
+    if begun.is_none() && progress.step > 0 {
+        // What was copied is not there.
+        (progress.step, progress.tries) = (0, 0);
+    }
+    let head = begun.map_or_else(|| begin_index(disk, CaughtUp::default()), Ok)?;
+    copy(disk, &aside, &head, &mut progress)?;
+    if progress.has_gaps {
+        // What the old index had beyond its gaps lies in the log, if anywhere: it is read from its beginning.
+        head.set_caught_up(CaughtUp::default())?;
+    }
+    let salvaged = rebuild(disk, &head)?;
+    finish_index(disk, head)?;
+    Progress::remove(disk.as_ref())?;
+    Ok((salvaged, aside))
+}
+
+/// An earlier start had finished, but for the last word of it.
+pub fn is_finished(progress: &Progress, names: &[String]) -> bool {
+    let has = |name: &str| names.iter().any(|found| found == name);
+    has(INDEX) && progress.aside.as_ref().is_some_and(|aside| has(aside))
+}
+
+fn free_name(names: &[String]) -> String {
+    let free = (1..).map(|n| format!("{INDEX}.broken-{n}")).find(|aside| !names.contains(aside));
+    free.unwrap_or_else(|| format!("{INDEX}.broken"))
 }
 
 /// The index is sound, but the log behind it has a hole: the sums are made anew.
@@ -60,9 +100,10 @@ pub fn in_place(disk: &Arc<dyn Disk>) -> Result<Salvaged, Fault> {
     Ok(salvaged)
 }
 
-fn rebuild(disk: &Arc<dyn Disk>, head: &Head, from: Option<CaughtUp>) -> Result<Salvaged, Fault> {
+/// From where the copied index had caught up with the log, or from the log's beginning.
+fn rebuild(disk: &Arc<dyn Disk>, head: &Head) -> Result<Salvaged, Fault> {
     let mut log = Log::open(Arc::clone(disk), 0)?;
-    let from = from.filter(|from| log.segments().any(|(number, _)| number == from.at.segment));
+    let from = head.caught_up()?.filter(|from| log.segments().any(|(number, _)| number == from.at.segment));
     let from = from.unwrap_or(CaughtUp { number: 0, at: log.first() });
     log = Log::open(Arc::clone(disk), from.number)?;
     let mut segments = head.segments()?;
@@ -71,73 +112,120 @@ fn rebuild(disk: &Arc<dyn Disk>, head: &Head, from: Option<CaughtUp>) -> Result<
     let missing = if from.number == 0 { 0 } else { replayed.missing };
     head.apply(&[], &mut segments, true)?;
     let caught_up = CaughtUp { number: log.number(), at: log.end() };
-    head.write(|txn| {
-        txn.open_table(META)?.insert("log", rows::encode_caught_up(caught_up).as_slice())?;
-        Ok(())
-    })?;
+    head.set_caught_up(caught_up)?;
     let mut salvaged = Salvaged { missing, ..Salvaged::default() };
     even_out(head, &mut salvaged)?;
     Ok(salvaged)
 }
 
-/// Copies what can be read; a table ends at its first broken page. Returns how far in the log it was.
-fn copy(disk: &Arc<dyn Disk>, aside: &str, to: &Head) -> Option<CaughtUp> {
-    let from = Head::open(disk.open(aside).ok()?).ok()?;
-    let caught_up = from.caught_up().ok().flatten();
-    let _ = copy_table(&from, to, QUEUES, |id, value| rows::decode_queue(id, value).is_some());
-    let _ = copy_table(&from, to, DOCUMENTS, |_, _| true);
-    let _ = copy_table(&from, to, DEAD, |key, value| rows::decode_dead(key, value).is_some());
-    let _ = copy_table(&from, to, BLOCKS, |_, _| true);
-    let _ = copy_table(&from, to, PLACES, |_, value| Place::decode(value).is_some());
-    let _ = copy_table(&from, to, ROWS, |(queue, block), value| rows::decode_row(queue, block, value).is_some());
-    let _ = copy_attempts(&from, to);
-    let counters = from.read(|txn| Ok(txn.open_table(META)?.get("counters")?.map(|v| v.value().to_vec())));
-    let clock = from.read(|txn| Ok(txn.open_table(META)?.get("clock")?.map(|v| v.value().to_vec())));
-    let _ = to.write(|txn| {
-        let mut meta = txn.open_table(META)?;
-        if let Some(counters) = counters.ok().flatten().filter(|c| Counters::decode(c).is_some()) {
-            meta.insert("counters", counters.as_slice())?;
+/// Copies what can be read, part by part. Each part is begun once more if the process ends in it, which may have been a power cut; what ends
+/// it twice is left at that.
+fn copy(disk: &Arc<dyn Disk>, aside: &str, to: &Head, progress: &mut Progress) -> Result<(), Fault> {
+    let mut from = None;
+    while progress.step < PARTS {
+        progress.tries += 1;
+        let gave_up = progress.tries > TRIES;
+        if !gave_up {
+            progress.write(disk.as_ref())?;
         }
-        if let Some(clock) = clock.ok().flatten().filter(|c| rows::decode_clock(c).is_some()) {
-            meta.insert("clock", clock.as_slice())?;
-        }
-        Ok(())
-    });
-    caught_up
+        let whole = !gave_up && suspect::copying(|| copy_part(disk, aside, &mut from, to, progress.step));
+        progress.has_gaps |= !whole;
+        // What can't be opened has nothing to copy.
+        progress.step = if progress.step == 0 && !whole { PARTS } else { progress.step + 1 };
+        progress.tries = 0;
+    }
+    progress.write(disk.as_ref())?;
+    Ok(())
 }
 
+/// Whether all of it came over.
+fn copy_part(disk: &Arc<dyn Disk>, aside: &str, from: &mut Option<Head>, to: &Head, part: usize) -> bool {
+    if from.is_none() {
+        *from = open_named(disk, aside).ok();
+    }
+    let Some(from) = from else { return false };
+    let copied = match part {
+        0 => Ok(true),
+        1 => copy_table(from, to, QUEUES, |id, value| rows::decode_queue(id, value).is_some()),
+        2 => copy_table(from, to, DOCUMENTS, |_, _| true),
+        3 => copy_table(from, to, DEAD, |key, value| rows::decode_dead(key, value).is_some()),
+        4 => copy_table(from, to, BLOCKS, |_, _| true),
+        5 => copy_table(from, to, PLACES, |_, value| Place::decode(value).is_some()),
+        6 => copy_table(from, to, ROWS, |(queue, block), value| rows::decode_row(queue, block, value).is_some()),
+        7 => copy_attempts(from, to),
+        // The last: only then has the copy caught up as far.
+        _ => copy_meta(from, to),
+    };
+    copied.unwrap_or(false)
+}
+
+fn copy_meta(from: &Head, to: &Head) -> Result<bool, redb::Error> {
+    let read = |name| from.read(|txn| Ok(txn.open_table(META)?.get(name)?.map(|v| v.value().to_vec())));
+    let counters = read("counters")?.filter(|bytes| Counters::decode(bytes).is_some());
+    let clock = read("clock")?.filter(|bytes| rows::decode_clock(bytes).is_some());
+    let log = read("log")?.filter(|bytes| rows::decode_caught_up(bytes).is_some());
+    let whole = log.is_some();
+    to.write(|txn| {
+        let mut meta = txn.open_table(META)?;
+        for (name, bytes) in [("counters", counters), ("clock", clock), ("log", log)] {
+            if let Some(bytes) = bytes {
+                meta.insert(name, bytes.as_slice())?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(whole)
+}
+
+/// In transactions of a bounded size, so that what was read before a page that ends the process stays.
 fn copy_table<K: redb::Key + 'static>(
     from: &Head,
     to: &Head,
     table: TableDefinition<'_, K, &'static [u8]>,
     sound: impl Fn(K::SelfType<'_>, &[u8]) -> bool,
-) -> Result<(), redb::Error> {
+) -> Result<bool, redb::Error> {
     from.read(|txn| {
         let source = txn.open_table(table)?;
-        to.write(|txn| {
-            let mut target = txn.open_table(table)?;
-            for row in source.iter()? {
-                // What follows a page that can't be read is not reached either.
-                let Ok((key, value)) = row else { break };
-                if sound(key.value(), value.value()) {
-                    target.insert(key.value(), value.value())?;
+        let mut rows = source.iter()?;
+        let mut whole = true;
+        loop {
+            let (mut count, mut bytes) = (0, 0);
+            to.write(|txn| {
+                let mut target = txn.open_table(table)?;
+                while count < BATCH_ROWS && bytes < BATCH_BYTES {
+                    let Some(row) = rows.next() else { break };
+                    // What follows a page that can't be read is not reached either.
+                    let Ok((key, value)) = row else {
+                        whole = false;
+                        break;
+                    };
+                    count += 1;
+                    bytes += value.value().len();
+                    if sound(key.value(), value.value()) {
+                        target.insert(key.value(), value.value())?;
+                    } else {
+                        whole = false;
+                    }
                 }
+                Ok(())
+            })?;
+            if count < BATCH_ROWS && bytes < BATCH_BYTES {
+                return Ok(whole);
             }
-            Ok(())
-        })
+        }
     })
 }
 
-fn copy_attempts(from: &Head, to: &Head) -> Result<(), redb::Error> {
+fn copy_attempts(from: &Head, to: &Head) -> Result<bool, redb::Error> {
     from.read(|txn| {
         let source = txn.open_table(ATTEMPTS)?;
         to.write(|txn| {
             let mut target = txn.open_table(ATTEMPTS)?;
             for row in source.iter()? {
-                let Ok((key, value)) = row else { break };
+                let Ok((key, value)) = row else { return Ok(false) };
                 target.insert(key.value(), value.value())?;
             }
-            Ok(())
+            Ok(true)
         })
     })
 }

@@ -1,11 +1,12 @@
 //! Stores of the first release, of a later one, and broken ones: what can be read comes over, and what can't is said.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::super::disk::Disk;
-use super::super::{Opened, Options, Store, log, open, record, rows, tables};
-use super::disk::{Dice, SimDisk};
+use super::super::{Opened, Options, Store, log, open, record, rows, suspect, tables};
+use super::disk::{Dice, SimDisk, Trouble};
 use super::model::{Model, Picture};
 use crate::logic::hub::{Commit, LoadRequest, RowWrite};
 
@@ -13,8 +14,31 @@ fn options(quota_bytes: u64) -> Options {
     Options { quota_bytes: Some(quota_bytes), allow_volatile_state: true, boot_id: "sim".into() }
 }
 
+/// As a program does that begins again after each panic.
+fn begun_again<R>(disk: &SimDisk, mut act: impl FnMut() -> R) -> R {
+    for _ in 0..40 {
+        match catch_unwind(AssertUnwindSafe(&mut act)) {
+            Ok(result) => return result,
+            Err(_) => suspect::note(disk, "it panicked").unwrap(),
+        }
+    }
+    panic!("it comes to no end");
+}
+
 fn opened(disk: &SimDisk) -> Opened {
-    open::open_on(Arc::new(disk.clone()), Path::new("sim"), &options(8 << 20), None).unwrap_or_else(|e| panic!("{e}"))
+    let open = || open::open_on(Arc::new(disk.clone()), Path::new("sim"), &options(8 << 20), None);
+    begun_again(disk, open).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Open, with everything in it read; and whether the index was made anew on the way.
+fn read_through(disk: &SimDisk) -> (Picture, bool) {
+    let mut anew = false;
+    let picture = begun_again(disk, || {
+        let Opened { mut store, report, .. } = opened(disk);
+        anew |= report.is_some();
+        Picture::of(&mut store)
+    });
+    (picture.unwrap(), anew)
 }
 
 /// A store with some life behind it.
@@ -108,6 +132,75 @@ fn without_its_index_a_store_is_made_anew_from_its_log() {
         assert_eq!(again.report, None, "once is enough");
         assert_eq!(Picture::of(&mut again.store).unwrap(), found);
     }
+}
+
+#[test]
+fn whatever_page_of_the_index_is_broken_no_message_is_lost() {
+    const PAGE: usize = 4096;
+    let (mut pages, mut anew) = (0, 0);
+    for seed in 0..2 {
+        let (disk, model, store) = lived_in(seed);
+        store.close().unwrap();
+        let mut sound = Vec::new();
+        disk.edit("store.redb", |content| sound = content.clone());
+        for page in 1..sound.len() / PAGE {
+            // Leaves and branches begin with one of these; what is not in use is of no interest.
+            if !matches!(sound[page * PAGE], 1 | 2) {
+                continue;
+            }
+            disk.edit("store.redb", |content| {
+                *content = sound.clone();
+                content[page * PAGE..(page + 1) * PAGE].fill(0xa5);
+            });
+            let (found, made_anew) = read_through(&disk);
+            found.holds_messages_of(&model.picture());
+            (pages, anew) = (pages + 1, anew + usize::from(made_anew));
+            let names = disk.names().unwrap();
+            assert!(!names.iter().any(|name| name.starts_with("store.salvage") || name.ends_with(".new")), "{names:?}");
+        }
+    }
+    println!("pages={pages} anew={anew}");
+    assert!(anew > 5, "this test tests nothing: {anew} of {pages}");
+}
+
+#[test]
+fn a_salvage_that_is_cut_goes_on_where_it_was() {
+    let (mut cuts, mut dice) = (0, Dice(77));
+    let (disk, model, store) = lived_in(3);
+    store.close().unwrap();
+    let before = disk.names().unwrap();
+    let mut files = std::collections::BTreeMap::new();
+    for name in &before {
+        disk.edit(name, |content| _ = files.insert(name.clone(), content.clone()));
+    }
+    for operation in 0.. {
+        let disk = SimDisk::new(64 << 20);
+        for (name, content) in &files {
+            disk.create(name).unwrap();
+            disk.sync().unwrap();
+            disk.edit(name, |now| now.clone_from(content));
+        }
+        suspect::note(&disk, "a test says so").unwrap();
+        disk.expect(Some(Trouble::CutAtOperation(operation)));
+        let open = || open::open_on(Arc::new(disk.clone()), Path::new("sim"), &options(8 << 20), None);
+        let opened_at_once = begun_again(&disk, open).is_ok();
+        let uncut = !disk.is_off();
+        assert!(opened_at_once || !uncut, "operation {operation}");
+        if !uncut {
+            disk.power_up(&mut dice);
+            cuts += 1;
+        }
+        disk.expect(None);
+        let Opened { mut store, report, .. } = opened(&disk);
+        assert!(!uncut || report.is_none(), "once is enough: {report:?}");
+        let found = Picture::of(&mut store).unwrap();
+        found.holds_messages_of(&model.picture());
+        assert_eq!(found.documents, model.picture().documents, "operation {operation}");
+        if uncut {
+            break;
+        }
+    }
+    assert!(cuts > 50, "this test tests nothing: {cuts}");
 }
 
 #[test]

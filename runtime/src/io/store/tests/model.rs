@@ -21,7 +21,7 @@ pub struct Picture {
     /// (queue, message) to its refusals and body length.
     open: BTreeMap<(u32, u64), (u16, usize)>,
     ledgers: BTreeMap<u32, [u64; 5]>,
-    documents: Vec<(String, Vec<u8>)>,
+    pub documents: Vec<(String, Vec<u8>)>,
     dead: Vec<(u64, u32)>,
     next: (u64, u64),
 }
