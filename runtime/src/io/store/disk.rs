@@ -78,7 +78,7 @@ impl Folder {
 
     /// For this process's last words, whose locks are still held elsewhere in it.
     pub fn without_lock(path: PathBuf) -> Folder {
-        Folder { path, _locks: Vec::new() }
+        Folder { path, mode: 0o666, _locks: Vec::new() }
     }
 }
 
