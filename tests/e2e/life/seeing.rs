@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
-use skerry_tests::{Device, Image, Ran, numbered, text, wait_for};
+use skerry_tests::{Device, Image, Ran, manifest, numbered, text, wait_for};
 
 const ROUTES: &str = r#"[store]
 flush_interval = "50ms"
@@ -199,6 +199,15 @@ fn a_device_is_looked_over_before_and_while_it_runs() {
     expect(&running, "routes-match", "warning", "no module \"");
     expect(&running, "routes-upstream", "success", "no route leads");
     expect(&running, "outlook", "skipped", "long enough");
+    // Of routes that a manifest has put aside nothing is said.
+    let file = device.path("manifest.json");
+    fs::write(&file, manifest(json!({}), json!({})).to_string()).expect("a file");
+    assert_eq!(device.skerry(&["deploy", file.to_str().expect("a path")]).code, Some(0));
+    for id in ["routes", "routes-match", "routes-upstream"] {
+        expect(&check(&device), id, "skipped", "manifest in force (from: operator)");
+    }
+    assert_eq!(device.skerry(&["deploy", "--remove"]).code, Some(0));
+    expect(&check(&device), "routes-match", "warning", "no module \"");
     assert_eq!(device.send("tester", "out", &numbered(1))["outcome"], "durable", "the look disturbed it");
     let config = device.path("config.toml");
     let other = device.skerry(&[

@@ -78,7 +78,7 @@ fn configured(report: &mut Report, config: &Config) {
     provisioning::look(report, config, status.as_ref());
     let images = folders::modules(report, config);
     kernel::isolation(report, config, status.as_ref());
-    routes::look(report, config, &images);
+    routes::look(report, config, &images, status.as_ref());
     running::outlook(report, config, status.as_ref());
     debug_assert!(NEEDS_CONFIG.iter().all(|id| report.has(id)));
 }

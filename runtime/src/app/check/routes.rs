@@ -1,6 +1,8 @@
 //! Routes that can do nothing: from modules, outputs or to inputs that no image has, and to a cloud that does not know the
 //! sender. Must never call a route wrong that a message through the control socket could still match.
 
+use serde_json::Value;
+
 use super::report::{Finding, Report};
 use crate::app::config::Config;
 use crate::logic::nearest::nearest;
@@ -10,7 +12,14 @@ use crate::model::image::Image;
 /// Where messages of this version come from.
 const MODULES: &str = "/messages/modules/";
 
-pub fn look(report: &mut Report, config: &Config, running: &[(String, Image)]) {
+pub fn look(report: &mut Report, config: &Config, running: &[(String, Image)], status: Option<&Value>) {
+    if let Some(origin) = status.and_then(|status| status["deployment"]["origin"].as_str()) {
+        // Those of the configuration are not asked meanwhile; what is odd about a manifest's is in the status.
+        let why =
+            format!("the manifest in force (from: {origin}) has routes of its own; `skerry status` warns of them");
+        let ids = ["routes", "routes-match", "routes-upstream"];
+        return ids.iter().for_each(|id| report.add(Finding::skipped(id, why.clone())));
+    }
     let Ok(table) = crate::app::run::route_table(config) else {
         let why = "needs routes that can be read";
         return ["routes", "routes-match", "routes-upstream"]
