@@ -370,3 +370,16 @@ fn a_row_that_is_broken_on_disk_leaves_no_phantom_behind() {
     play.ms += 10_000;
     assert!(play.commit().is_none(), "and nothing is written for it any more");
 }
+
+/// As the SDK lets a callback overdraw: a small window by 64, a larger one by itself.
+#[test]
+fn windows_are_overdrawn_as_far_as_the_sdk_does() {
+    for (window, most) in [(2, 66), (100, 200)] {
+        let mut play = Play::new(Restored::default());
+        play.hub.config.credit_messages = window;
+        let a = play.open("a");
+        (1..=most + 1).for_each(|ticket| play.send(a, ticket, "x"));
+        let refused = Seen::Ack { first: most + 1, count: 1, outcome: Outcome::Refused };
+        assert_eq!(play.see(a), [refused], "a window of {window}");
+    }
+}
