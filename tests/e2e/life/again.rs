@@ -58,7 +58,7 @@ fn a_broken_page_costs_a_beginning_and_no_message() {
     let origin = with_messages();
     let sound = fs::read(origin.path("state/store/store.redb")).unwrap();
     let pages = pages(&sound);
-    let every = (pages.len() / rounds(12, 4) as usize).max(1);
+    let every = (pages.len() / rounds(6, 2) as usize).max(1);
     let mut again = 0;
     for page in pages.iter().step_by(every) {
         let mut device = copied(&origin);
