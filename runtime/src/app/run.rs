@@ -63,7 +63,8 @@ pub fn run(config: Config) -> Result<(), String> {
     again::on_panic();
     kernel::floor()?;
     process::protect_self().map_err(|e| format!("can't protect this process from its modules: {e}"))?;
-    peer::adopt_orphans().map_err(|e| format!("can't become the parent of orphans: {e}"))?;
+    // Without it uids and Landlock still stand before the control socket; `warn_at_start` says so.
+    let _ = peer::adopt_orphans();
     let signals = signals::Signals::catch().map_err(|e| format!("can't catch signals: {e}"))?;
     let routes = route_table(&config)?;
     let folder = config.state_folder.clone();
@@ -292,6 +293,9 @@ fn warn_at_start(world: &World) {
              connection string, or source = \"dps\""
                 .to_owned(),
         );
+    }
+    if !peer::adopts_orphans() {
+        board.warn("a process that a module leaves behind is not known as that module's here: the system lets nobody adopt orphans".to_owned());
     }
     let open = |file: &std::path::Path| std::fs::metadata(file).is_ok_and(|m| m.mode() & 0o044 != 0);
     if let Some(file) = config.file.as_deref().filter(|file| config.cloud.inline_keys && open(file)) {

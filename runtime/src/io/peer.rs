@@ -22,6 +22,11 @@ pub fn adopt_orphans() -> std::io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }
 
+/// Whether they do. The kernel of a real machine lets everybody; an emulator of programs may not know of it.
+pub fn adopts_orphans() -> bool {
+    rustix::process::child_subreaper().is_ok_and(|reaper| reaper.is_some())
+}
+
 /// Reaps children that have ended and are not `mine`; how many. The kernel names one at a time, so it ends at the first that
 /// is: that one is reaped by who waits for it.
 pub fn reap_orphans(mine: impl Fn(i32) -> bool) -> usize {
