@@ -13,11 +13,13 @@ use crate::device::Device;
 /// Longest that one run may take.
 const RUN_WAIT: Duration = Duration::from_secs(120);
 
-/// Instances `source`, `sink` and `echo` of the bench module.
+/// Instances `source`, `sink` and `echo` of the bench module, whose image is proved soon: that is written down once.
 pub fn device(built: &Path) -> Result<Device, String> {
     let config = r#"
 [device]
 id = "bench"
+[restart]
+health_window = "1s"
 [modules]
 autostart = false
 [modules.source]
