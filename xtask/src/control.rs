@@ -11,11 +11,22 @@ use serde_json::Value;
 /// How long an answer may take; beyond it something is broken.
 const ANSWER_WAIT: Duration = Duration::from_secs(35);
 
-/// The JSON of the answer, or the message of the refusal.
-pub fn request(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
+/// An answer that is text.
+pub fn text(socket: &Path, path: &str) -> Result<String, String> {
+    let (_, bytes) = whole(socket, "GET", path, None)?;
+    String::from_utf8(bytes).map_err(|e| format!("GET {path}: {e}"))
+}
+
+fn whole(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, Vec<u8>), String> {
     let (status, mut reader) = open(socket, method, path, body)?;
     let mut bytes = Vec::new();
     while reader.chunk(&mut bytes)? {}
+    Ok((status, bytes))
+}
+
+/// The JSON of the answer, or the message of the refusal.
+pub fn request(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
+    let (status, bytes) = whole(socket, method, path, body)?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|e| format!("{method} {path}: no JSON: {e}"))?;
     if status >= 300 {
         let message = value.pointer("/error/message").and_then(Value::as_str).unwrap_or("no message");

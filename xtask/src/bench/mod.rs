@@ -44,7 +44,7 @@ pub enum Better {
 /// A measurement: its name for `--only`, and what makes one or more figures of it.
 type Measurement = (&'static str, fn(&Setting) -> Result<Vec<Figure>, String>);
 
-const MEASUREMENTS: [Measurement; 22] = [
+const MEASUREMENTS: [Measurement; 23] = [
     ("hop_256", hop::hop_256),
     ("hop_1k", hop::hop_1k),
     ("hop_16k", hop::hop_16k),
@@ -57,6 +57,7 @@ const MEASUREMENTS: [Measurement; 22] = [
     ("store_256", store::store_256),
     ("stored_256", stored::stored_256),
     ("write_amplification_1hz", stored::amplification_slow),
+    ("write_amplification_telemetry", stored::amplification_telemetry),
     ("drain_256", stored::drain_256),
     ("rss_backlog", stored::rss_backlog),
     ("route_eval", store::route_eval),
