@@ -193,10 +193,6 @@ impl Reports {
     }
 
     fn report(&self) {
-        if self.world.board.stopping.get() {
-            // The last word is the farewell's.
-            return;
-        }
         put(&self.world, AGENT, agent_section(&self.world, &self.agent_status));
         let slots = self.world.board.slots.borrow().values().cloned().collect::<Vec<_>>();
         let clients: Vec<Client<'_>> = slots.iter().map(|slot| client(slot)).collect();

@@ -3,7 +3,7 @@
 
 use super::mosquitto::{self, Mosquitto};
 use super::redis::{self, Redis};
-use super::{Better, Figure, Peer, Setting, figures, ours};
+use super::{Figure, Setting, figures, ours};
 use crate::device::Device;
 use crate::interrupt;
 
@@ -77,16 +77,8 @@ fn measured(
         of_mosquitto.push(mosquitto.hop(load.mosquitto, load.bytes, WINDOW, consumers)? * consumers as f64);
         of_redis.push(redis.hop(load.redis, load.bytes, WINDOW, consumers)? * consumers as f64);
     }
-    let figure = |name, runs, peer, theirs| Figure {
-        name,
-        unit: "msgs/s",
-        better: Better::Higher,
-        runs,
-        peer: Some(Peer { name: peer, runs: theirs }),
-        more: Vec::new(),
-    };
     Ok(vec![
-        figure(name, runs.clone(), mosquitto::NAME, of_mosquitto),
-        figure(name_redis, runs, redis::IN_MEMORY, of_redis),
+        Figure::rate(name, runs.clone(), mosquitto::NAME, of_mosquitto),
+        Figure::rate(name_redis, runs, redis::IN_MEMORY, of_redis),
     ])
 }

@@ -125,6 +125,12 @@ pub fn run(wanted: &Wanted<'_>) -> Result<bool, String> {
 }
 
 impl Figure {
+    /// Messages a second, beside those of a peer.
+    pub fn rate(name: &'static str, runs: Vec<f64>, peer: &'static str, theirs: Vec<f64>) -> Figure {
+        let peer = Some(Peer { name: peer, runs: theirs });
+        Figure { name, unit: "msgs/s", better: Better::Higher, runs, peer, more: Vec::new() }
+    }
+
     fn show(&self, as_json: bool) -> String {
         if as_json { Value::Object(self.json()).to_string() } else { self.line() }
     }

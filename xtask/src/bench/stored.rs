@@ -74,17 +74,10 @@ fn stored(setting: &Setting, names: [&'static str; 3], window: u64) -> Result<Ve
         let mosquitto = Mosquitto::start_synced()?;
         of_mosquitto.push(mosquitto.store(COUNT_MOSQUITTO, BYTES, window)?);
     }
-    let rate = |name, runs, peer, theirs| Figure {
-        name,
-        unit: "msgs/s",
-        better: Better::Higher,
-        runs,
-        peer: Some(Peer { name: peer, runs: theirs }),
-        more: vec![("window", json!(window)), ("payload", json!("noise"))],
-    };
+    let more = || vec![("window", json!(window)), ("payload", json!("noise"))];
     Ok(vec![
-        rate(names[0], runs.clone(), redis::SYNCED, of_redis),
-        rate(names[1], runs, mosquitto::SAVED, of_mosquitto),
+        Figure { more: more(), ..Figure::rate(names[0], runs.clone(), redis::SYNCED, of_redis) },
+        Figure { more: more(), ..Figure::rate(names[1], runs, mosquitto::SAVED, of_mosquitto) },
         amplification(names[2], written, Some((redis::SYNCED, redis_written)), "noise, at full speed"),
     ])
 }
